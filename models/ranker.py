@@ -1,0 +1,217 @@
+"""The ranker: one forward pass for one phone, for a thousand phones at once, and for export.
+
+Every parameter may carry a leading device axis, because each operation broadcasts over leading dimensions: with plain
+parameters this is an ordinary network, with stacked parameters it is a fleet of devices trained together, each with
+weights of its own. Nothing is written twice, so the fleet cannot drift from the device or from the exported file.
+
+Shapes use `...` for the (possibly absent) device axis, R for requests, N for candidates, E for past events, d for the
+embedding width. In training each row is its own request with one candidate, N = R; in serving R = 1 and N is free.
+
+Architecture: embeddings with a first-order weight per row (Rendle 2010, factorization machines); target attention over
+past events (Zhou et al. 2018, DIN); exact-match interest counts; DCN-v2 cross layers (Wang et al. 2021, section 3.1);
+a small MLP; heads click and conversion-given-click, trained as pCTCVR (Ma et al. 2018, ESMM). No batch norm.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import msgspec
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sottovoce.models.schema import FeatureSchema
+
+Parameters = Mapping[str, Tensor]
+
+
+class RankerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Sizes of the ranker.
+
+    Attributes:
+        embedding_width: d, without the first-order weight.
+        tower_width: outputs of the user-and-context tower.
+        cross_layers: DCN-v2 layers on the concatenated inputs.
+        hidden_width: units of the MLP's one hidden layer.
+    """
+
+    embedding_width: int = 8
+    tower_width: int = 16
+    cross_layers: int = 1
+    hidden_width: int = 32
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that cannot be built."""
+        if min(self.embedding_width, self.tower_width, self.hidden_width) < 1 or self.cross_layers < 0:
+            raise ValueError("ranker widths must be at least 1 and cross_layers at least 0")
+
+
+class Batch(NamedTuple):
+    """What the ranker reads; all ids are rows of the embedding table.
+
+    Attributes:
+        context: (..., R, context features) int.
+        ad: (..., N, ad features) int, history features first.
+        events: (..., E, history features) int, past impressions, newest last.
+        outcomes: (..., E) int, outcome row of each event; 0 marks an empty place.
+        visible: (..., R, E) float, 1 where request r may see event e; padding is 0.
+    """
+
+    context: Tensor
+    ad: Tensor
+    events: Tensor
+    outcomes: Tensor
+    visible: Tensor
+
+
+class Interest(NamedTuple):
+    """The part of the input that no weight touches: computed once, reused every local step.
+
+    Attributes:
+        counts: (..., N, 2 * history features + 2): per history feature the share of visible events that match the
+            candidate and were clicked, and that match and were not; then the same shares over all visible events.
+    """
+
+    counts: Tensor
+
+
+def interest(batch: Batch, click_row: int) -> Interest:
+    """How often this device met the candidate's own feature values before, and with what outcome.
+
+    Args:
+        batch: ids; see `Batch`.
+        click_row: smallest outcome row that means a click.
+    """
+    visible = batch.visible
+    clicked = visible * (batch.outcomes >= click_row).to(visible.dtype).unsqueeze(-2)
+    passed = visible - clicked
+    columns = []
+    for field in range(batch.events.shape[-1]):
+        ad = batch.ad[..., field].unsqueeze(-1)
+        same = ((ad == batch.events[..., field].unsqueeze(-2)) & (ad > 0)).to(visible.dtype)
+        hits, misses = (same * clicked).sum(-1), (same * passed).sum(-1)
+        columns += [hits / (hits + misses + 1.0), misses / (hits + misses + 1.0)]
+    total = visible.sum(-1) + 1.0
+    ones = torch.ones_like(batch.ad[..., 0]).to(visible.dtype)
+    columns += [ones * (clicked.sum(-1) / total), ones * (passed.sum(-1) / total)]
+    return Interest(torch.stack(columns, -1))
+
+
+def input_width(schema: FeatureSchema, config: RankerConfig) -> int:
+    """Width of the vector that the cross layers see."""
+    return config.tower_width + (len(schema.ad) + 1) * config.embedding_width + 2 * len(schema.history) + 2
+
+
+def shapes(schema: FeatureSchema, config: RankerConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every trainable parameter, in canonical order."""
+    x, d, heads = input_width(schema, config), config.embedding_width, len(schema.heads)
+    out: dict[str, tuple[int, ...]] = {
+        "table": (schema.rows, 1 + d),
+        "tower.weight": (len(schema.context) * d, config.tower_width),
+        "tower.bias": (1, config.tower_width),
+    }
+    for layer in range(config.cross_layers):
+        out[f"cross.{layer}.weight"] = (x, x)
+        out[f"cross.{layer}.bias"] = (1, x)
+    return out | {
+        "hidden.weight": (x, config.hidden_width),
+        "hidden.bias": (1, config.hidden_width),
+        "head.weight": (x + config.hidden_width, heads),
+        "head.bias": (1, heads),
+    }
+
+
+def initial(schema: FeatureSchema, config: RankerConfig, seed: int) -> dict[str, Tensor]:
+    """Fresh parameters: small embeddings, scaled dense layers, a silent head.
+
+    The head starts at zero, so that the first rounds move the biases and first-order weights, which carry most of the
+    signal, before noise has anything to amplify.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    made = {}
+    for name, shape in shapes(schema, config).items():
+        if name == "table":
+            weight = torch.randn(shape, generator=generator) * 0.05
+            weight[:, 0] = 0.0
+            weight[0] = 0.0
+        elif name.endswith("bias") or name == "head.weight":
+            weight = torch.zeros(shape)
+        else:
+            weight = torch.randn(shape, generator=generator)
+        made[name] = weight
+    return made
+
+
+def look_up(table: Tensor, ids: Tensor) -> Tensor:
+    """Rows of the (fused) table, shape ids.shape + (1 + d,)."""
+    return functional.embedding(ids, table)
+
+
+def dense(x: Tensor, parameters: Parameters, layer: str) -> Tensor:
+    """A dense layer in the scaling of neural tangent kernels: unit weights, divided by sqrt(inputs) when used.
+
+    Noise of one size per coordinate then disturbs every layer's outputs alike, whatever its width; with ordinary
+    scaling the widest layer would drown first (Jacot et al. 2018, arXiv:1806.07572, section 2).
+    """
+    weight = parameters[f"{layer}.weight"]
+    return x @ weight / math.sqrt(weight.shape[-2]) + parameters[f"{layer}.bias"]
+
+
+def logits(parameters: Parameters, batch: Batch, seen: Interest, config: RankerConfig, lookup=look_up) -> Tensor:  # type: ignore[no-untyped-def]
+    """Scores before the sigmoid, shape (..., N, heads).
+
+    Args:
+        parameters: by name, each with or without the leading device axis; `table` is always two-dimensional, with the
+            ids already pointing into it.
+        batch: ids.
+        seen: from `interest` on the same batch.
+        config: sizes.
+        lookup: how table rows are read; the quantized model brings its own.
+    """
+    table = parameters["table"]
+    context, ad, events = lookup(table, batch.context), lookup(table, batch.ad), lookup(table, batch.events)
+    outcomes = lookup(table, batch.outcomes)
+
+    user = torch.relu(dense(context[..., 1:].flatten(-2), parameters, "tower"))
+
+    query = ad[..., : batch.events.shape[-1], 1:].sum(-2)
+    keys = events[..., 1:].sum(-2)
+    weight = query @ keys.transpose(-1, -2) / math.sqrt(config.embedding_width)
+    weight = torch.softmax(weight + (batch.visible - 1.0) * 1e4, -1) * batch.visible
+    attended = weight @ (keys * (1.0 + outcomes[..., :1]) + outcomes[..., 1:])
+
+    anchor = torch.zeros_like(ad[..., 0, :1])
+    x0 = torch.cat([user + anchor, ad[..., 1:].flatten(-2), attended, seen.counts], -1)
+    x = x0
+    layer = 0
+    while f"cross.{layer}.weight" in parameters:
+        x = x0 * dense(x, parameters, f"cross.{layer}") + x
+        layer += 1
+    hidden = torch.relu(dense(x, parameters, "hidden"))
+    first_order = ad[..., 0].sum(-1, keepdim=True) + context[..., 0].sum(-1, keepdim=True)
+    return dense(torch.cat([x, hidden], -1), parameters, "head") + first_order
+
+
+def probabilities(scores: Tensor) -> Tensor:
+    """From logits to (..., N, heads) probabilities: click, and conversion given a click."""
+    return torch.sigmoid(scores)
+
+
+def losses(scores: Tensor, labels: Tensor) -> Tensor:
+    """Per-row negative log likelihood, shape (..., N).
+
+    The click head is judged on every row; the conversion head through pCTCVR = pCTR * pCVR, on every row too, so that
+    it is not fitted on clicked rows alone (Ma et al. 2018).
+
+    Args:
+        scores: (..., N, heads) logits.
+        labels: (..., N, heads) float, 0 or 1; a conversion implies a click.
+    """
+    click = functional.binary_cross_entropy_with_logits(scores[..., 0], labels[..., 0], reduction="none")
+    if scores.shape[-1] == 1:
+        return click
+    log_ctcvr = functional.logsigmoid(scores[..., 0]) + functional.logsigmoid(scores[..., 1])
+    log_not = torch.log(-torch.expm1(log_ctcvr.clamp(max=-1e-6)))
+    converted = labels[..., 1]
+    return click - converted * log_ctcvr - (1.0 - converted) * log_not
