@@ -142,6 +142,21 @@ def test_calibration_bins_hold_equal_mass_when_scores_are_distinct():
     assert all(observed == pytest.approx(0.5, abs=0.01) for _, observed, _ in points)
 
 
+def test_equal_scores_go_to_the_bin_that_holds_the_middle_of_them():
+    scores, labels = np.repeat([0.1, 0.2], [40, 60]), np.array([1, 0] * 50, np.int8)
+    assert [rows for _, _, rows in calibration_curve(scores, labels, 2)] == [40, 60]
+    assert [rows for _, _, rows in calibration_curve(scores, labels, 1)] == [100]
+
+
+def test_calibration_error_is_the_mean_gap_over_ten_bins():
+    rng = np.random.default_rng(2)
+    scores, labels = rng.random(500), (rng.random(500) < 0.4).astype(np.int8)
+    points = calibration_curve(scores, labels, 10)
+    assert len(points) == 10
+    gap = sum(rows * abs(mean - observed) for mean, observed, rows in points) / 500
+    assert evaluate(scores, labels, np.arange(500) // 5).calibration_error == pytest.approx(gap)
+
+
 @settings(max_examples=60, deadline=None)
 @given(some_rows, st.integers(1, 12))
 def test_calibration_bins_account_for_every_row_and_every_positive(rows, bins):
