@@ -4,6 +4,7 @@ Rows are counted from 1, the header of a CSV file not included. Values become Nu
 distinct value at most, never per row.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +19,8 @@ import pyarrow.parquet
 
 from sottovoce.models.schema import Feature, FeatureSchema, Ids
 from sottovoce.privacy.errors import DataError
+
+_BROKEN_ROW = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+)")
 
 CSV_ENDINGS = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 
@@ -195,14 +198,12 @@ def read(path: Path, columns: Sequence[str], text: Iterable[str] = ()) -> Column
     is_csv = path.name.endswith(CSV_ENDINGS)
     if not is_csv and path.suffix != ".parquet":
         raise DataError(f"{path.name}: neither .parquet nor .csv", "give a Parquet or CSV file")
-    broken: list[str] = []
     if path.stat().st_size == 0:
         raise DataError(f"{path.name}: the file is empty", "give a file with a header and at least one row")
     try:
-        table = _csv(path, wanted, text, broken) if is_csv else _parquet(path, wanted)
-    except (pa.ArrowException, OSError) as error:
-        why = broken[0] if broken else str(error).splitlines()[0]
-        raise DataError(f"{path.name}: cannot be read: {why}", "check that the file is whole") from error
+        table = _csv(path, wanted, text) if is_csv else _parquet(path, wanted)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path.name}: cannot be read: {_why(error)}", "check that the file is whole") from error
     if table.num_rows == 0:
         raise DataError(f"{path.name}: has no rows", "give a file with at least one row")
     return Columns(path, table)
@@ -239,17 +240,20 @@ def _parquet(path: Path, wanted: list[str]) -> pa.Table:
         return file.read(columns=wanted)
 
 
-def _csv(path: Path, wanted: list[str], text: Iterable[str], broken: list[str]) -> pa.Table:
-    def note(row: pa.csv.InvalidRow) -> str:
-        place = "a row" if row.number is None else f"row {row.number - 1}"
-        broken.append(f"{place} has {row.actual_columns} cells, the header has {row.expected_columns}")
-        return "error"
-
+def _csv(path: Path, wanted: list[str], text: Iterable[str]) -> pa.Table:
+    # One thread: only then does a parse error tell its row.
     reading = pa.csv.ReadOptions(use_threads=False)
-    delimiter = "\t" if ".tsv" in path.name else ","
-    parsing = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=note)
+    parsing = pa.csv.ParseOptions(delimiter="\t" if ".tsv" in path.name else ",", newlines_in_values=True)
     with pa.csv.open_csv(path, reading, parsing) as file:
         _require(path, file.schema.names, wanted)
     types = {name: pa.string() for name in text}
     converting = pa.csv.ConvertOptions(include_columns=wanted, column_types=types)
     return pa.csv.read_csv(path, reading, parsing, converting)
+
+
+def _why(error: Exception) -> str:
+    """What a reader's error says, in one line; a broken CSV row counted from 1, the header not included."""
+    found = _BROKEN_ROW.search(str(error))
+    if found:
+        return f"row {int(found[1]) - 1} has {found[3]} cells, the header has {found[2]}"
+    return (str(error).splitlines() or [type(error).__name__])[0]

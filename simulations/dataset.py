@@ -7,6 +7,7 @@ million devices cost address space and not memory. Nothing in the folder is ever
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -134,7 +135,7 @@ def require_both_classes(labels: npt.NDArray[np.int8], heads: tuple[str, ...], w
     Args:
         labels: (rows, heads).
         heads: what each column is called in the file.
-        where: the file and the rows, for the message.
+        where: the file and which part of it, for the message.
 
     Raises:
         DataError: a column has one class only.
@@ -143,7 +144,7 @@ def require_both_classes(labels: npt.NDArray[np.int8], heads: tuple[str, ...], w
         low, high = int(labels[:, column].min()), int(labels[:, column].max())
         if low == high:
             raise DataError(
-                f"{where}: column {head!r}, rows 1 to {len(labels)}: every label is {low}",
+                f"{where}: column {head!r}: all {len(labels)} labels are {low}",
                 "give rows of both classes, 0 and 1",
             )
 
@@ -251,19 +252,18 @@ _KINDS = {
 }
 
 
-def _open(folder: Path, name: str, dimensions: int) -> npt.NDArray:  # type: ignore[type-arg]
+def _open(folder: Path, name: str, dimensions: int) -> npt.NDArray[Any]:
     """One column, mapped; a column without a single cell cannot be mapped and is read instead."""
     path = folder / f"{name}.npy"
-    column = None
+    column: npt.NDArray[Any] | None = None
     with contextlib.suppress(ValueError, OSError, EOFError):
-        column = np.load(path, mmap_mode="r", allow_pickle=False)
+        column = np.lib.format.open_memmap(path, mode="r")
     if column is None:
         try:
-            column = np.load(path, allow_pickle=False)
+            with path.open("rb") as file:
+                column = np.lib.format.read_array(file, allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:
             raise DataError(f"{path}: cannot be read: {error}", "save the data set again") from error
-    if not isinstance(column, np.ndarray):
-        raise DataError(f"{path}: is no single column", "save the data set again")
     kind = _KINDS.get(name.split(".")[-1])
     fits = column.dtype == kind if kind is not None else column.dtype.kind in "iU"
     if column.ndim != dimensions or not fits or (name.endswith("offsets") and not len(column)):

@@ -202,15 +202,16 @@ def load(path: Path, layout: Layout) -> Dataset:
     entry, ad = distinct_rows(every)
     catalogue = every[entry]
 
-    def part(number: int, chosen: npt.NDArray[np.int64], heads: tuple[str, ...]) -> Examples:
+    def part(number: int, chosen: npt.NDArray[np.int64], heads: tuple[str, ...], name: str) -> Examples:
         rows = files[number]
         order, offsets = by_device(owners[number][chosen], len(ids))
         local = chosen[order]
-        require_both_classes(rows.labels[local], heads, rows.file.path.name)
+        require_both_classes(rows.labels[local], heads, f"{rows.file.path.name}, {name} part")
         at = ad[begins[number] + local]
         return Examples(offsets, device, rows.context[local], at, rows.labels[local], catalogue)
 
-    train, valid = part(*parts[0], layout.labels), part(*parts[1], layout.labels[:1])
+    train = part(*parts[0], layout.labels, "training")
+    valid = part(*parts[1], layout.labels[:1], "held-out")
     name = layout.name or path.name.split(".")[0]
     return Dataset(name, layout.schema, train, valid, ids, layout.licence, layout.citation)
 
