@@ -1,0 +1,137 @@
+"""From the request, the event log and the catalogue to the arrays that the model reads.
+
+The same `FeatureSchema` encoded the training rows. Ads are encoded once per catalogue.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from sottovoce.client.catalogue import Catalogue
+from sottovoce.client.events import Event, EventLog
+from sottovoce.client.request import Request
+from sottovoce.client.taxonomy import sensitive
+from sottovoce.models.schema import FeatureSchema, Ids
+
+Outcome = Literal["seen", "click", "conversion"]
+_RANK: dict[str, int] = {"seen": 0, "click": 1, "conversion": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """One past impression that the model sees.
+
+    Attributes:
+        event: the impression.
+        outcome: what became of it.
+    """
+
+    event: Event
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What the model reads; ids are rows of the schema's embedding table.
+
+    Attributes:
+        context: (1, context features) int32.
+        events: (E, history features) int32, newest last, zeros in front.
+        outcomes: (E,) int32, 0 marks an empty place.
+        ad: (N, ad features) int32.
+    """
+
+    context: Ids
+    events: Ids
+    outcomes: Ids
+    ad: Ids
+
+    def without_history(self) -> "Inputs":
+        """The same request on a device that remembers nothing."""
+        return replace(self, events=np.zeros_like(self.events), outcomes=np.zeros_like(self.outcomes))
+
+    def without(self, columns: tuple[int, ...]) -> "Inputs":
+        """The same request with these context columns missing."""
+        context = self.context.copy()
+        context[:, list(columns)] = 0
+        return replace(self, context=context)
+
+
+def remembered(log: EventLog, catalogue: Catalogue, length: int) -> tuple[Remembered, ...]:
+    """The last impressions that may be used, oldest first, each with what became of it.
+
+    A click or a conversion belongs to the latest impression of its ad before it; without one it is ignored. An ad of a
+    sensitive category is left out, and so is one whose campaign left the catalogue, because its category can no longer
+    be checked.
+
+    Args:
+        log: events in the order in which they happened.
+        catalogue: names the campaigns' categories.
+        length: at most so many.
+    """
+    usable: dict[str, bool] = {}
+    became: dict[str, Outcome] = {}
+    found: list[Remembered] = []
+    for event in reversed(log.events):
+        if len(found) == length:
+            break
+        if event.cid not in usable:
+            campaign = catalogue.campaign.get(event.cid)
+            usable[event.cid] = campaign is not None and not sensitive(campaign.cat, catalogue.cattax)
+        if not usable[event.cid]:
+            continue
+        if event.event == "impression":
+            found.append(Remembered(event, became.pop(event.crid, "seen")))
+        elif event.event != "dismiss" and _RANK[event.event] > _RANK[became.get(event.crid, "seen")]:
+            became[event.crid] = event.event
+    return tuple(reversed(found))
+
+
+class Encoder:
+    """Encodes for one schema and one catalogue.
+
+    Args:
+        schema: of the model.
+        catalogue: whose ads are encoded once, here.
+    """
+
+    def __init__(self, schema: FeatureSchema, catalogue: Catalogue) -> None:
+        self.schema = schema
+        self._catalogue = catalogue
+        columns = [
+            schema.encode(feature, [ad.features.get(feature.name) for ad in catalogue.ads]) for feature in schema.ad
+        ]
+        self._ads = np.stack(columns, 1)
+        self.device_columns = tuple(n for n, feature in enumerate(schema.context) if feature.source == "device")
+        self.page_columns = tuple(n for n, feature in enumerate(schema.context) if feature.source == "context")
+
+    def context(self, request: Request, personalised: bool) -> Ids:
+        """The page and, only when personalised, the device: shape (1, context features)."""
+        row = self.schema.encode_one(self.schema.context, request.ext.features)
+        if not personalised:
+            row[list(self.device_columns)] = 0
+        return row[np.newaxis]
+
+    def history(self, log: EventLog) -> tuple[Ids, Ids, tuple[Remembered, ...]]:
+        """Events, outcomes, and what they stand for; see `remembered` and `Inputs`."""
+        length, fields = self.schema.history_length, self.schema.history
+        events = np.zeros((length, len(fields)), np.int32)
+        outcomes = np.zeros(length, np.int32)
+        past = remembered(log, self._catalogue, length)
+        for place, one in enumerate(past, length - len(past)):
+            events[place] = self._event(one.event)
+            outcomes[place] = self.schema.outcome_row(one.outcome)
+        return events, outcomes, past
+
+    def _event(self, event: Event) -> Ids:
+        """The history features of an event; those of an ad that has not changed since are already encoded."""
+        fields = self.schema.history
+        place = self._catalogue.place.get(event.crid)
+        if place is not None and self._catalogue.ads[place].features == event.features:
+            return self._ads[place, : len(fields)]
+        return self.schema.encode_one(fields, event.features)
+
+    def ads(self, places: list[int]) -> Ids:
+        """The encoded ads at these positions of the catalogue, shape (len(places), ad features)."""
+        return self._ads[places]

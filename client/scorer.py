@@ -1,0 +1,147 @@
+"""The on-device model behind one protocol: LiteRT by default, ONNX Runtime on request.
+
+Both read the same inputs as `models.request` names them, run on one thread and load from bytes, so that a caller can
+check a signature before any model parser sees a byte. Neither can leave the device: no paths, no external data.
+"""
+
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from sottovoce.models.request import INPUTS, OUTPUT, Scores
+from sottovoce.models.schema import Ids
+from sottovoce.privacy.errors import DeviceError
+
+_SIGNATURE = "rank_"
+_RELEASE = "load the last bundle that worked"
+
+
+class Scorer(Protocol):
+    """Scores candidates of one request."""
+
+    def scores(self, context: Ids, events: Ids, outcomes: Ids, ad: Ids) -> Scores:
+        """Probabilities, shape (N, heads): click, and conversion given a click.
+
+        Args:
+            context: (1, context features) int32.
+            events: (E, history features) int32, newest last, zeros in front.
+            outcomes: (E,) int32, 0 marks an empty place.
+            ad: (N, ad features) int32, N at least 1.
+
+        Raises:
+            DeviceError: the model cannot score these inputs.
+        """
+        ...
+
+
+def checked(scores: Any, candidates: int) -> Scores:
+    """The scores, if they are probabilities of that many candidates.
+
+    Raises:
+        DeviceError: another shape, NaN, infinity, or a value outside 0 ... 1.
+    """
+    try:
+        array: npt.NDArray[np.float32] = np.asarray(scores, np.float32)
+    except (TypeError, ValueError) as error:
+        raise DeviceError(f"the model answered no numbers: {error}", _RELEASE) from error
+    if array.ndim != 2 or array.shape[0] != candidates or array.shape[1] not in (1, 2):
+        raise DeviceError(f"the model answered shape {array.shape} for {candidates} candidates", _RELEASE)
+    # Written so that NaN fails too.
+    if not bool(np.all((array >= 0) & (array <= 1))):
+        raise DeviceError("the model answered scores that are no probabilities (NaN, infinite, negative)", _RELEASE)
+    return array
+
+
+def ask(scorer: Scorer, context: Ids, events: Ids, outcomes: Ids, ad: Ids) -> Scores:
+    """Scores from any scorer, with whatever goes wrong in it as a DeviceError.
+
+    A scorer may be somebody else's code around a native library, so every exception counts as its failure.
+
+    Raises:
+        DeviceError: the scorer failed or its scores are unusable.
+    """
+    try:
+        scores = scorer.scores(context, events, outcomes, ad)
+    except DeviceError:
+        raise
+    except Exception as error:
+        raise DeviceError(f"the model failed: {type(error).__name__}: {error}", _RELEASE) from error
+    return checked(scores, len(ad))
+
+
+class LiteRTScorer:
+    """A TFLite file with the signatures rank_1, rank_16, rank_64, rank_256, rank_1024, or some of these.
+
+    Candidates are padded to the next signature; more than the largest one are scored in several calls.
+
+    Args:
+        model: the file.
+
+    Raises:
+        DeviceError: not a model, or one without such signatures.
+    """
+
+    def __init__(self, model: bytes) -> None:
+        from ai_edge_litert.interpreter import Interpreter  # loads a native library: only who scores pays for it
+
+        try:
+            # The runners point into the interpreter, which must live as long as they do.
+            self._interpreter = Interpreter(model_content=model, num_threads=1)
+            names = [name for name in self._interpreter.get_signature_list() if name.startswith(_SIGNATURE)]
+            sizes = {int(name.removeprefix(_SIGNATURE)): name for name in names}
+            self._runners = {size: self._interpreter.get_signature_runner(sizes[size]) for size in sorted(sizes)}
+        except Exception as error:
+            raise DeviceError(f"model.tflite cannot be loaded: {error}", _RELEASE) from error
+        if not self._runners:
+            raise DeviceError("model.tflite has no signature rank_N", "export it with `models.tflite_export`")
+        self._largest = max(self._runners)
+
+    def scores(self, context: Ids, events: Ids, outcomes: Ids, ad: Ids) -> Scores:
+        """See `Scorer.scores`."""
+        parts = [
+            self._part(context, events, outcomes, ad[start : start + self._largest])
+            for start in range(0, len(ad), self._largest)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _part(self, context: Ids, events: Ids, outcomes: Ids, ad: Ids) -> Scores:
+        size = next(size for size in self._runners if size >= len(ad))
+        padded = np.zeros((size, ad.shape[1]), np.int32)
+        padded[: len(ad)] = ad
+        inputs = dict(zip(INPUTS, (context, events, outcomes, padded), strict=True))
+        try:
+            answer = self._runners[size](**inputs)[OUTPUT][: len(ad)]
+        except Exception as error:
+            raise DeviceError(f"LiteRT cannot run these inputs: {error}", _RELEASE) from error
+        return checked(answer, len(ad))
+
+
+class OnnxScorer:
+    """An ONNX file with a free number of candidates.
+
+    Args:
+        model: the file.
+
+    Raises:
+        DeviceError: not a model.
+    """
+
+    def __init__(self, model: bytes) -> None:
+        import onnxruntime  # loads a native library: only who scores pays for it
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise DeviceError(f"model.onnx cannot be loaded: {error}", _RELEASE) from error
+
+    def scores(self, context: Ids, events: Ids, outcomes: Ids, ad: Ids) -> Scores:
+        """See `Scorer.scores`."""
+        inputs = dict(zip(INPUTS, (context, events, outcomes, ad), strict=True))
+        try:
+            answer = self._session.run([OUTPUT], inputs)[0]
+        except Exception as error:
+            raise DeviceError(f"ONNX Runtime cannot run these inputs: {error}", _RELEASE) from error
+        return checked(answer, len(ad))

@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+from small_market import SCHEMA, WAYS, Broken
+
+from sottovoce.client.scorer import LiteRTScorer, OnnxScorer, ask, checked
+from sottovoce.privacy.errors import DeviceError
+
+torch = pytest.importorskip("torch", reason="building a real model needs the train extra")
+
+from sottovoce.models import ranker  # noqa: E402
+from sottovoce.models.onnx_export import to_onnx  # noqa: E402
+from sottovoce.models.quantize import quantize  # noqa: E402
+from sottovoce.models.request import random_requests  # noqa: E402
+from sottovoce.models.tflite_export import to_tflite  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def module():
+    """A real quantized ranker with weights large enough that inputs matter."""
+    config = ranker.RankerConfig(embedding_width=4, tower_width=4, hidden_width=8)
+    generator = torch.Generator().manual_seed(1)
+    parameters = {
+        name: value + 0.3 * torch.randn(value.shape, generator=generator)
+        for name, value in ranker.initial(SCHEMA, config, 0).items()
+    }
+    parameters["table"][0] = 0.0
+    return quantize(parameters, SCHEMA, config)
+
+
+@pytest.fixture(scope="module")
+def files(module):
+    return to_tflite(module, SCHEMA, (1, 16)), to_onnx(module, SCHEMA)
+
+
+@pytest.fixture(scope="module")
+def scorers(files):
+    return {"litert": LiteRTScorer(files[0]), "onnx": OnnxScorer(files[1])}
+
+
+def inputs(candidates, seed=0):
+    one = random_requests(SCHEMA, 1, candidates, np.random.default_rng(seed))[0]
+    return one.context, one.events, one.outcomes, one.ad
+
+
+@pytest.mark.parametrize("runtime", ["litert", "onnx"])
+@pytest.mark.parametrize("candidates", [1, 2, 16, 17, 40])
+def test_a_runtime_scores_like_torch_for_any_number_of_candidates(module, scorers, runtime, candidates):
+    arrays = inputs(candidates, candidates)
+    with torch.inference_mode():
+        expected = module(*(torch.from_numpy(array) for array in arrays)).numpy()
+    got = scorers[runtime].scores(*arrays)
+    assert got.shape == (candidates, 2)
+    assert got.dtype == np.float32
+    assert np.abs(got - expected).max() < 1e-6
+    assert np.ptp(got[:, 0]) > 0.01 or candidates == 1
+
+
+@pytest.mark.parametrize("runtime", ["litert", "onnx"])
+def test_a_candidates_score_does_not_depend_on_its_company(scorers, runtime):
+    context, events, outcomes, ad = inputs(20)
+    together = scorers[runtime].scores(context, events, outcomes, ad)
+    alone = np.concatenate([scorers[runtime].scores(context, events, outcomes, ad[n : n + 1]) for n in range(20)])
+    assert np.abs(together - alone).max() < 1e-6
+
+
+@pytest.mark.parametrize("build", [LiteRTScorer, OnnxScorer])
+@pytest.mark.parametrize("bad", [b"", b"garbage", b"\x00" * 4096])
+def test_a_file_that_is_no_model_is_refused(build, bad):
+    with pytest.raises(DeviceError, match=r"model\.(tflite|onnx)"):
+        build(bad)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_cut_model_is_refused(files, which):
+    build = (LiteRTScorer, OnnxScorer)[which]
+    for share in (0.1, 0.5, 0.9):
+        with pytest.raises(DeviceError):
+            build(files[which][: int(len(files[which]) * share)])
+
+
+@pytest.mark.parametrize("runtime", ["litert", "onnx"])
+def test_inputs_of_another_schema_are_refused(scorers, runtime):
+    context, events, outcomes, ad = inputs(3)
+    for wrong in ((context[:, :1], events, outcomes, ad), (context, events, outcomes, ad[:, :2])):
+        with pytest.raises(DeviceError, match="cannot run these inputs"):
+            scorers[runtime].scores(*wrong)
+
+
+def test_a_model_that_answers_nan_is_refused(module):
+    poisoned = module.state_dict()
+    poisoned["head_bias"] = torch.full_like(poisoned["head_bias"], float("nan"))
+    module.load_state_dict(poisoned)
+    with pytest.raises(DeviceError, match="no probabilities"):
+        OnnxScorer(to_onnx(module, SCHEMA)).scores(*inputs(3))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_whatever_a_scorer_does_wrong_comes_out_as_a_device_error(way):
+    with pytest.raises(DeviceError):
+        ask(Broken(way), *inputs(3))
+
+
+@pytest.mark.parametrize("good", [[[0.0, 1.0]], [[0.5]]])
+def test_probabilities_pass_unchanged(good):
+    assert checked(good, 1).tolist() == good
+
+
+@pytest.mark.parametrize("bad", [[0.5], [[0.5], [0.5]], [[0.1, 0.2, 0.3]], [[]], [["x"]], [[1.0000001]]])
+def test_other_shapes_and_values_do_not(bad):
+    with pytest.raises(DeviceError):
+        checked(bad, 1)
