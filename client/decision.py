@@ -1,0 +1,133 @@
+"""One answer of the picker, complete enough to be read, stored and explained later without the model."""
+
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from sottovoce.client.consent import Consent
+from sottovoce.client.reasons import Loss, NoBid
+
+Mode = Literal["personalised", "contextual", "none"]
+Level = Literal["model", "rotation", "none"]
+
+
+class Winner(msgspec.Struct, frozen=True):
+    """The chosen ad.
+
+    Attributes:
+        crid: creative id.
+        cid: campaign id.
+        seat: who pays.
+        adomain: its domains.
+        sponsored: who it speaks for.
+        category: its first category in words.
+        pricing: `cpm`, `cpc` or `cpa`.
+        price: what it pays, per thousand impressions; None after a rotation, where no auction took place.
+        charge: what one thousand impressions, one click or one conversion costs, by `pricing`; after a rotation that
+            is the campaign's own offer.
+        value: per thousand impressions; None after a rotation.
+        scores: P(click) and, where the model has it, P(conversion | click); empty after a rotation.
+    """
+
+    crid: str
+    cid: str
+    seat: str
+    adomain: tuple[str, ...]
+    sponsored: str
+    category: str
+    pricing: str
+    price: float | None
+    charge: float
+    value: float | None
+    scores: tuple[float, ...]
+
+
+class Loser(msgspec.Struct, frozen=True):
+    """One ad that was not chosen.
+
+    Attributes:
+        crid: creative id.
+        reason: code.
+        words: the reason as a clause.
+        rule: which rule or step decided.
+        detail: what it saw.
+        value: per thousand impressions, where it was scored.
+        scores: as of the winner, where it was scored.
+    """
+
+    crid: str
+    reason: Loss
+    words: str
+    rule: str
+    detail: str
+    value: float | None = None
+    scores: tuple[float, ...] = ()
+
+
+class Effect(msgspec.Struct, frozen=True):
+    """What one group of signals did to the winner's P(click): measured by scoring it again without the group.
+
+    Attributes:
+        group: `history` (earlier events), `page` (context features) or `device` (device features).
+        without: P(click) with the group missing.
+        change: P(click) minus `without`; above 0 the group raised it.
+    """
+
+    group: Literal["history", "page", "device"]
+    without: float
+    change: float
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """Facts that the explanation may state, all about what the model was given.
+
+    Attributes:
+        effects: one per group that the model was given, largest change first; None when they could not be measured.
+        remembered: past impressions that the model was given.
+        shown: those of them in the winner's category (any shared category).
+        clicked: those of `shown` that were clicked.
+        topics: the page's categories in words.
+        publisher: bundle or domain of the app or site.
+    """
+
+    effects: tuple[Effect, ...] | None = ()
+    remembered: int = 0
+    shown: int = 0
+    clicked: int = 0
+    topics: tuple[str, ...] = ()
+    publisher: str = ""
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """The answer to one request.
+
+    Attributes:
+        request: its id.
+        now: when.
+        cur: currency of every amount.
+        winner: None when there is no ad.
+        nbr: why there is none; None when there is one.
+        nbr_words: the same in words.
+        mode: what was allowed to choose.
+        mode_words: why.
+        fallback: `model` when the model chose; `rotation` when it failed and the ads took turns; `none` without an ad.
+        fault: what was wrong with the model, empty when nothing was.
+        consent: the gates as they were given.
+        losers: every other ad of the catalogue: scored ones first, best first.
+        evidence: for the explanation.
+    """
+
+    request: str
+    now: datetime
+    cur: str
+    winner: Winner | None
+    nbr: NoBid | None
+    nbr_words: str
+    mode: Mode
+    mode_words: str
+    fallback: Level
+    fault: str
+    consent: Consent
+    losers: tuple[Loser, ...]
+    evidence: Evidence
