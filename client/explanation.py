@@ -80,7 +80,7 @@ def why(decision: Decision) -> Explanation:
 
 
 def _sentences(decision: Decision, winner: Winner) -> list[str]:
-    paid = f"{winner.seat} paid for this ad."
+    paid = f"{winner.seat} pays for this ad."
     if decision.fallback == "rotation":
         return ["The ads take turns, because the ranking model could not be used, and it was this one's turn.", paid]
     scored = sum(loser.value is not None for loser in decision.losers)
@@ -102,23 +102,23 @@ def _main(decision: Decision) -> str:
         return "What counted most could not be measured."
     effect = next(iter(evidence.effects), None)
     if effect is None or abs(effect.change) < GRID:
-        return "Neither your activity nor the page changed its estimated chance of a click."
+        return "Neither your activity nor the page changed the ad's estimated chance of a click."
     moved = (
-        f"{'raised' if effect.change > 0 else 'lowered'} its estimated chance of a click "
+        f"{'raised' if effect.change > 0 else 'lowered'} the ad's estimated chance of a click "
         f"from {_percent(effect.without)} to {_percent(effect.without + effect.change)}"
     )
     if effect.group == "page":
-        about = f", which is about {' and '.join(evidence.topics)}," if evidence.topics else ""
-        return f"What counted most is the page: the page{about} {moved}."
+        about = f", which is about {' and '.join(evidence.topics)}" if evidence.topics else ""
+        return f"What counted most is the page{about}: that {moved}."
     if effect.group == "device":
-        return f"What counted most is this device: its properties {moved}."
+        return f"What counted most is this device, not what was done on it: that {moved}."
     fact = (
         f" You clicked or acted on {evidence.clicked} of the {evidence.shown} ads that share a category with this one,"
         f" among the last {evidence.remembered} remembered here."
         if evidence.shown
         else ""
     )
-    return f"What counted most is what this device remembers: earlier ads {moved}.{fact}"
+    return f"What counted most is what this device remembers of earlier ads: that {moved}.{fact}"
 
 
 def _percent(chance: float) -> str:

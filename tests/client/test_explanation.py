@@ -28,12 +28,11 @@ def test_the_planted_dominant_group_is_the_one_named(scorer, group):
     decision = decide(scorer)
     assert decision.evidence.effects[0].group == group
     words = {
-        "history": "what this device remembers",
-        "page": "the page, which is about Sports,",
-        "device": "this device",
+        "history": "what this device remembers of earlier ads: that",
+        "page": "the page, which is about Sports: that",
+        "device": "this device, not what was done on it: that",
     }
-    sentence = why(decision).sentence
-    assert sentence.startswith(f"What counted most is {'the page: ' if group == 'page' else ''}{words[group]}")
+    assert why(decision).sentence.startswith(f"What counted most is {words[group]} ")
 
 
 def test_every_effect_is_the_difference_that_the_group_makes():
@@ -49,7 +48,7 @@ def test_every_effect_is_the_difference_that_the_group_makes():
 
 def test_the_history_sentence_states_counts_and_both_chances():
     sentence = why(decide(Rule(0.1, history=0.6))).sentence
-    assert "raised its estimated chance of a click from 10 % to 20 %" in sentence
+    assert "raised the ad's estimated chance of a click from 10 % to 20 %" in sentence
     assert "You clicked or acted on 1 of the 2 ads that share a category with this one" in sentence
     assert "among the last 3 remembered here" in sentence
     assert "Its offer was worth the most among 5 ads" in sentence
@@ -57,7 +56,7 @@ def test_the_history_sentence_states_counts_and_both_chances():
 
 def test_a_group_that_lowered_the_chance_is_said_to_have_lowered_it():
     assert (
-        "lowered its estimated chance of a click from 50 % to 20 %"
+        "lowered the ad's estimated chance of a click from 50 % to 20 %"
         in why(decide(Rule(0.5, page=-0.3), size=1)).sentence
     )
 
