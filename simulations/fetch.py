@@ -121,8 +121,8 @@ def _download(file: SourceFile, url: str, target: Path, opener: Opener, progress
         # 416: nothing lies beyond what is here. It is the whole file, or not this file at all: the digest knows.
     else:
         with response:
-            if response.status != 206 or not _continues(response.headers.get("Content-Range"), have):
-                have = 0
+            # Whether the bytes really continue the part is for the digest to say.
+            have = have if response.status == 206 else 0
             length = response.headers.get("Content-Length")
             total = have + int(length) if length and length.isdecimal() else None
             with part.open("ab" if have else "wb") as out:
@@ -144,8 +144,3 @@ def _download(file: SourceFile, url: str, target: Path, opener: Opener, progress
         )
     part.replace(target)
     return received
-
-
-def _continues(content_range: str | None, have: int) -> bool:
-    """Whether a Content-Range such as "bytes 10-99/100" begins where the part file ends."""
-    return content_range is not None and content_range.startswith(f"bytes {have}-")

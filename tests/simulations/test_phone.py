@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -6,7 +8,7 @@ from sottovoce.client.consent import decode_consent
 from sottovoce.client.events import decode_log
 from sottovoce.client.request import decode_request
 from sottovoce.simulations import market, phone
-from sottovoce.simulations.market import SIZES, Market
+from sottovoce.simulations.market import DAY_S, SIZES, TRAIN_DAYS, Market
 
 DEVICES = np.arange(60)
 
@@ -40,6 +42,18 @@ def test_the_event_log_is_the_devices_own_training_rows(world: Market) -> None:
         moments = [event.ts for event in log]
         assert moments == sorted(moments)
         assert all(event.crid == f"a{event.features['ad_id']}" for event in log)
+
+
+def test_what_has_not_happened_yet_is_not_in_the_log(world: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    def last_second(_: Market, block: int, people: market.People) -> market.Log:
+        log = real(world, block, people)
+        late = np.full_like(log.time, TRAIN_DAYS * DAY_S - 1)
+        return dataclasses.replace(log, time=late, click=log.click | True, conversion=log.click | True)
+
+    real = Market.block_log
+    monkeypatch.setattr(Market, "block_log", last_second)
+    events = decode_log(phone.events_jsonl(world, 1)).events
+    assert {event.event for event in events} == {"impression"}
 
 
 def test_without_consent_to_serving_there_is_no_log(world: Market) -> None:

@@ -181,15 +181,15 @@ def test_dates_as_times_and_numbers_as_ids_work_too(tmp_path: Path, layout: Path
 def test_later_impressions_keep_devices_and_append_new_ads(tmp_path: Path, layout: Path) -> None:
     described = read_layout(layout)
     data = load(parquet(tmp_path), described)
-    path = parquet(tmp_path, "new.parquet", user=["c", "a", "a", "a", "c"], shop=["x", "y", "fresh", "z", "x"])
+    path = parquet(tmp_path, "new.parquet", user=["c", "a", "a", "a", "c"], shop=["x", "y", "fresh", "newer", "newest"])
     rows, order = impressions(path, data, described)
     known = len(data.train.catalogue)
     assert order.tolist() == [1, 2, 3, 0, 4]
     assert rows.offsets.tolist() == [0, 3, 3, 5]
     assert np.array_equal(rows.catalogue[:known], data.train.catalogue)
-    assert len(rows.catalogue) == known + 1
+    assert len(rows.catalogue) == known + 3
     for place, row in enumerate(order):
-        facts = {"shop": ["x", "y", "fresh", "z", "x"][row], "price": COLUMNS["price"][row]}
+        facts = {"shop": ["x", "y", "fresh", "newer", "newest"][row], "price": COLUMNS["price"][row]}
         assert rows.catalogue[rows.ad[place]].tolist() == data.schema.encode_one(data.schema.ad, facts).tolist()
     again, _ = impressions(parquet(tmp_path, "same.parquet"), data, described)
     assert again.catalogue.shape == data.train.catalogue.shape
