@@ -13,7 +13,7 @@ a small MLP; heads click and conversion-given-click, trained as pCTCVR (Ma et al
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -24,6 +24,7 @@ from torch.nn import functional
 from sottovoce.models.schema import FeatureSchema
 
 Parameters = Mapping[str, Tensor]
+LookUp = Callable[[Tensor, Tensor], Tensor]
 
 
 class RankerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -158,7 +159,9 @@ def dense(x: Tensor, parameters: Parameters, layer: str) -> Tensor:
     return x @ weight / math.sqrt(weight.shape[-2]) + parameters[f"{layer}.bias"]
 
 
-def logits(parameters: Parameters, batch: Batch, seen: Interest, config: RankerConfig, lookup=look_up) -> Tensor:  # type: ignore[no-untyped-def]
+def logits(
+    parameters: Parameters, batch: Batch, seen: Interest, config: RankerConfig, lookup: LookUp = look_up
+) -> Tensor:
     """Scores before the sigmoid, shape (..., N, heads).
 
     Args:

@@ -1,0 +1,177 @@
+"""Do the trained ranker, its quantized form and both exported files agree, in score and in the ad they pick?
+
+The same requests go through four scorers: the float32 ranker, the quantized torch module, ONNX Runtime and LiteRT. What
+quantization costs is measured against the float32 ranker, what an export costs against the quantized module.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+import onnxruntime
+import torch
+from ai_edge_litert.interpreter import Interpreter
+
+from sottovoce.models import ranker
+from sottovoce.models.quantize import QuantizedRanker
+from sottovoce.models.ranker import Batch, Parameters, RankerConfig
+from sottovoce.models.request import INPUTS, OUTPUT, Request, Scorer, Scores, winner
+from sottovoce.models.schema import FeatureSchema
+from sottovoce.models.tflite_export import signature
+
+
+class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the four scorers are apart.
+
+    Attributes:
+        requests: how many were scored.
+        candidates: over all requests.
+        quantization_error: largest score difference between the quantized module and the float32 ranker.
+        onnx_difference: largest score difference between ONNX Runtime and the quantized module.
+        tflite_difference: the same for LiteRT.
+        runtime_difference: largest score difference between any two of module, ONNX Runtime and LiteRT.
+        decision_change: share of requests whose winner is not the float32 ranker's, for any of the three.
+        runtime_decision_change: share of requests on whose winner the three do not agree.
+    """
+
+    requests: int
+    candidates: int
+    quantization_error: float
+    onnx_difference: float
+    tflite_difference: float
+    runtime_difference: float
+    decision_change: float
+    runtime_decision_change: float
+
+
+def parity(
+    reference: Scorer, module: Scorer, onnx: Scorer, tflite: Scorer, requests: Sequence[Request]
+) -> ParityReport:
+    """Score every request four times and compare.
+
+    A score that is not finite counts as an infinite difference.
+
+    Args:
+        reference: from `float_scorer`.
+        module: from `module_scorer`.
+        onnx: from `onnx_scorer`.
+        tflite: from `tflite_scorer`.
+        requests: at least one.
+
+    Raises:
+        ValueError: there is no request.
+    """
+    if not requests:
+        raise ValueError("parity needs at least one request")
+    worst = dict.fromkeys(("quantization", "onnx", "tflite", "runtimes"), 0.0)
+    changed = split = 0
+    for request in requests:
+        exact, quantized, by_onnx, by_tflite = (score(request) for score in (reference, module, onnx, tflite))
+        for name, one, other in (
+            ("quantization", exact, quantized),
+            ("onnx", by_onnx, quantized),
+            ("tflite", by_tflite, quantized),
+            ("runtimes", by_onnx, by_tflite),
+        ):
+            worst[name] = max(worst[name], _difference(one, other))
+        choices = {winner(scores) for scores in (quantized, by_onnx, by_tflite)}
+        changed += choices != {winner(exact)}
+        split += len(choices) > 1
+    return ParityReport(
+        requests=len(requests),
+        candidates=sum(len(request.ad) for request in requests),
+        quantization_error=worst["quantization"],
+        onnx_difference=worst["onnx"],
+        tflite_difference=worst["tflite"],
+        runtime_difference=max(worst["onnx"], worst["tflite"], worst["runtimes"]),
+        decision_change=changed / len(requests),
+        runtime_decision_change=split / len(requests),
+    )
+
+
+def quantization_cost(reference: Scorer, module: Scorer, requests: Sequence[Request]) -> tuple[float, float]:
+    """Largest score difference, and share of requests whose winner changes, between two scorers.
+
+    Args:
+        reference: from `float_scorer`.
+        module: from `module_scorer`.
+        requests: at least one.
+    """
+    scores = [(reference(request), module(request)) for request in requests]
+    changed = sum(winner(one) != winner(other) for one, other in scores)
+    return max(_difference(one, other) for one, other in scores), changed / len(requests)
+
+
+def float_scorer(parameters: Parameters, schema: FeatureSchema, config: RankerConfig) -> Scorer:
+    """The ranker as it was trained, in float32."""
+    click_row = schema.outcome_row("click")
+
+    def score(request: Request) -> Scores:
+        context, events, outcomes, ad = _tensors(request)
+        batch = Batch(context, ad, events, outcomes, (outcomes != 0).to(torch.float32).unsqueeze(0))
+        with torch.inference_mode():
+            logits = ranker.logits(parameters, batch, ranker.interest(batch, click_row), config)
+            return ranker.probabilities(logits).numpy()
+
+    return score
+
+
+def module_scorer(module: QuantizedRanker) -> Scorer:
+    """The quantized ranker, run by torch."""
+
+    def score(request: Request) -> Scores:
+        with torch.inference_mode():
+            scores: Scores = module(*_tensors(request)).numpy()
+            return scores
+
+    return score
+
+
+def onnx_scorer(data: bytes) -> Scorer:
+    """An exported ONNX file, run by ONNX Runtime on one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+    def score(request: Request) -> Scores:
+        scores: Scores = session.run([OUTPUT], _arrays(request))[0]
+        return scores
+
+    return score
+
+
+def tflite_scorer(data: bytes) -> Scorer:
+    """An exported TFLite file, run by LiteRT on one thread; candidates are padded to the next signature.
+
+    The scorer raises ValueError for more candidates than the largest signature takes.
+    """
+    interpreter = Interpreter(model_content=data, num_threads=1)
+    sizes = sorted(int(name.rpartition("_")[2]) for name in interpreter.get_signature_list())
+
+    def score(request: Request) -> Scores:
+        count = len(request.ad)
+        size = next((size for size in sizes if size >= count), None)
+        if size is None:
+            raise ValueError(f"{count} candidates, but the largest signature takes {sizes[-1]}")
+        inputs = _arrays(request)
+        inputs["ad"] = np.pad(inputs["ad"], ((0, size - count), (0, 0)))
+        runner = interpreter.get_signature_runner(signature(size))  # cached by the interpreter
+        scores: Scores = runner(**inputs)[OUTPUT][:count]
+        return scores
+
+    return score
+
+
+def _arrays(request: Request) -> dict[str, np.ndarray]:
+    return {name: getattr(request, name) for name in INPUTS}
+
+
+def _tensors(request: Request) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.from_numpy(array) for array in _arrays(request).values())
+
+
+def _difference(one: Scores, other: Scores) -> float:
+    """Largest absolute difference; infinite when anything is not finite."""
+    if not (np.isfinite(one).all() and np.isfinite(other).all()):
+        return float("inf")
+    return float(np.abs(one.astype(np.float64) - other).max())

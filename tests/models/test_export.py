@@ -1,0 +1,167 @@
+"""Both files: what is in them, and that they score like the module they came from."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from ai_edge_litert import schema_py_generated as layout
+from ai_edge_litert.interpreter import Interpreter
+
+from sottovoce.models import onnx_export, tflite_export
+from sottovoce.models.onnx_export import IR_VERSION, OPERATORS, OPSET, to_onnx
+from sottovoce.models.parity import (
+    float_scorer,
+    module_scorer,
+    onnx_scorer,
+    parity,
+    quantization_cost,
+    tflite_scorer,
+)
+from sottovoce.models.quantize import quantize
+from sottovoce.models.request import INPUTS, OUTPUT, Request, random_requests
+from sottovoce.models.tflite_export import to_tflite
+from sottovoce.privacy.errors import GateError
+
+SIZES = (1, 16)
+
+
+@pytest.fixture(scope="module")
+def module(parameters, schema, config):
+    return quantize(parameters, schema, config, planes=2)  # holds every operator of one plane, and more
+
+
+@pytest.fixture(scope="module")
+def onnx_bytes(module, schema):
+    return to_onnx(module, schema)
+
+
+@pytest.fixture(scope="module")
+def tflite_bytes(module, schema):
+    return to_tflite(module, schema, SIZES)
+
+
+def test_the_onnx_file_is_plain_opset_17_without_traces_of_this_machine(onnx_bytes):
+    model = onnx.load_from_string(onnx_bytes)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", OPSET)] == [("", 17)]
+    assert model.ir_version == IR_VERSION == 8
+    assert {node.op_type for node in model.graph.node} <= OPERATORS
+    assert not model.functions
+    assert not model.metadata_props
+    assert not any(part.metadata_props for part in (*model.graph.node, *model.graph.value_info))
+    assert b".py" not in onnx_bytes
+    assert [entry.name for entry in model.graph.input] == list(INPUTS)
+    assert [entry.name for entry in model.graph.output] == [OUTPUT]
+    tables = [weight for weight in model.graph.initializer if weight.data_type == onnx.TensorProto.INT8]
+    assert len(tables) == 1
+
+
+def test_the_tflite_file_has_shared_weights_named_signatures_and_no_traces(module, tflite_bytes, schema):
+    signatures = Interpreter(model_content=tflite_bytes).get_signature_list()
+    assert signatures == {f"rank_{size}": {"inputs": sorted(INPUTS), "outputs": [OUTPUT]} for size in SIZES}
+    assert b".py" not in tflite_bytes
+    assert b"site-packages" not in tflite_bytes
+    model = layout.ModelT.InitFromPackedBuf(tflite_bytes, 0)
+    table = module.codes.numpy().tobytes()
+    assert [b.data is not None and bytes(b.data) == table for b in model.buffers].count(True) == 1
+
+
+def test_the_same_weights_give_the_same_bytes(module, schema, onnx_bytes, tflite_bytes):
+    assert to_onnx(module, schema) == onnx_bytes
+    assert to_tflite(module, schema, SIZES) == tflite_bytes
+
+
+def test_all_runtimes_score_and_choose_alike(module, parameters, schema, config, onnx_bytes, tflite_bytes):
+    rng = np.random.default_rng(1)
+    requests = [request for size in (1, 2, 7, 15, 16) for request in random_requests(schema, 60, size, rng)]
+    scorers = [module_scorer(module), onnx_scorer(onnx_bytes), tflite_scorer(tflite_bytes)]
+    report = parity(float_scorer(parameters, schema, config), *scorers, requests)
+    assert report.requests == 300
+    assert report.candidates == 60 * 41
+    assert report.runtime_difference <= 1e-6
+    assert report.runtime_decision_change == 0.0
+    assert 0.0 < report.quantization_error < 5e-4
+
+
+def test_onnx_takes_any_number_of_candidates(schema, module, onnx_bytes):
+    score, exact = onnx_scorer(onnx_bytes), module_scorer(module)
+    for size in (1, 3, 97, 4096):
+        (request,) = random_requests(schema, 1, size, np.random.default_rng(size))
+        np.testing.assert_allclose(score(request), exact(request), atol=1e-6)
+
+
+def test_an_empty_history_and_all_missing_values_score_finitely_everywhere(schema, module, onnx_bytes, tflite_bytes):
+    nothing = Request(
+        *(np.zeros(shape, np.int32) for shape in ((1, 2), (schema.history_length, 1), (schema.history_length,), (3, 2)))
+    )
+    expected = module_scorer(module)(nothing)
+    assert np.isfinite(expected).all()
+    for score in (onnx_scorer(onnx_bytes), tflite_scorer(tflite_bytes)):
+        np.testing.assert_allclose(score(nothing), expected, atol=1e-6)
+
+
+def test_a_candidates_score_does_not_depend_on_the_others(schema, onnx_bytes, tflite_bytes):
+    (request,) = random_requests(schema, 1, 16, np.random.default_rng(3))
+    alone = Request(request.context, request.events, request.outcomes, request.ad[5:6])
+    for score in (onnx_scorer(onnx_bytes), tflite_scorer(tflite_bytes)):
+        np.testing.assert_allclose(score(request)[5:6], score(alone), atol=1e-6)
+
+
+def test_more_candidates_than_the_largest_signature_are_refused(schema, tflite_bytes):
+    (request,) = random_requests(schema, 1, 17, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="largest"):
+        tflite_scorer(tflite_bytes)(request)
+
+
+def test_an_operator_that_is_not_listed_stops_the_export(onnx_bytes, tflite_bytes, monkeypatch):
+    model = onnx.load_from_string(onnx_bytes)
+    onnx_export._refuse_strangers(model)
+    monkeypatch.setattr(onnx_export, "OPERATORS", OPERATORS - {"Gather"})
+    with pytest.raises(GateError, match="Gather"):
+        onnx_export._refuse_strangers(model)
+    monkeypatch.undo()
+    model.opset_import[0].version = 18
+    with pytest.raises(GateError, match="18"):
+        onnx_export._refuse_strangers(model)
+    monkeypatch.setattr(tflite_export, "OPERATORS", tflite_export.OPERATORS - {"SOFTMAX"})
+    with pytest.raises(GateError, match="SOFTMAX"):
+        tflite_export._refuse_strangers(tflite_bytes, SIZES)
+    monkeypatch.undo()
+    with pytest.raises(GateError, match="signatures"):
+        tflite_export._refuse_strangers(tflite_bytes, (1, 16, 64))
+
+
+def test_parity_sees_a_runtime_that_is_off_and_one_that_is_not_a_number(parameters, schema, config, module):
+    requests = random_requests(schema, 20, 4, np.random.default_rng(0))
+    exact, same = float_scorer(parameters, schema, config), module_scorer(module)
+    shifted = parity(exact, same, same, lambda r: same(r) + np.float32(0.01), requests)
+    assert shifted.tflite_difference == pytest.approx(0.01, rel=1e-3)
+    assert shifted.onnx_difference == 0.0
+    assert shifted.runtime_difference == shifted.tflite_difference
+    turned = parity(exact, same, lambda r: 1 - same(r), same, requests)
+    assert turned.runtime_decision_change > 0.5
+    assert turned.decision_change >= turned.runtime_decision_change
+    broken = parity(exact, same, lambda r: same(r) * np.nan, same, requests)
+    assert broken.runtime_difference == float("inf")
+    opposite = parity(lambda r: 1 - exact(r), same, same, same, requests)
+    assert opposite.decision_change > 0.5
+    assert opposite.runtime_decision_change == 0.0
+    assert quantization_cost(exact, exact, requests) == (0.0, 0.0)
+    with pytest.raises(ValueError, match="request"):
+        parity(exact, same, same, same, [])
+
+
+def test_the_float_scorer_is_the_ranker_of_training(parameters, schema, config):
+    """One request with N candidates scores like N training rows of one candidate each."""
+    from sottovoce.models import ranker
+
+    (request,) = random_requests(schema, 1, 5, np.random.default_rng(2))
+    rows = ranker.Batch(
+        context=torch.from_numpy(request.context).expand(5, -1),
+        ad=torch.from_numpy(request.ad),
+        events=torch.from_numpy(request.events),
+        outcomes=torch.from_numpy(request.outcomes),
+        visible=torch.from_numpy(request.outcomes != 0).float().expand(5, -1),
+    )
+    seen = ranker.interest(rows, schema.outcome_row("click"))
+    trained = ranker.probabilities(ranker.logits(parameters, rows, seen, config)).numpy()
+    np.testing.assert_allclose(float_scorer(parameters, schema, config)(request), trained, atol=1e-6)
