@@ -1,0 +1,225 @@
+"""From trained parameters to one signed file, or to a reason why not.
+
+The steps: the passport must state a real guarantee; quantize, as small as the gates allow; export to both formats;
+compare all four scorers; pack and sign; judge every gate on the real figures; accept the bundle as a device would, and
+score its golden requests with both runtimes. Everything happens in memory: when any
+step refuses, there is nothing to clean up.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version as installed_version
+
+import msgspec
+import numpy as np
+
+from sottovoce.models import ranker
+from sottovoce.models.bundle import pack
+from sottovoce.models.golden import draw_golden, write_golden
+from sottovoce.models.manifest import File, Manifest, Port, Runtimes
+from sottovoce.models.onnx_export import to_onnx
+from sottovoce.models.parity import (
+    ParityReport,
+    float_scorer,
+    module_scorer,
+    onnx_scorer,
+    parity,
+    quantization_cost,
+    tflite_scorer,
+)
+from sottovoce.models.passport import PrivacyPassport, releasable
+from sottovoce.models.quantize import PLANES, QuantizedRanker, quantize
+from sottovoce.models.request import INPUTS, OUTPUT, Request
+from sottovoce.models.schema import FeatureSchema
+from sottovoce.models.signing import SIGNATURE_NAME, PrivateKey, key_id, sign
+from sottovoce.models.tflite_export import SIZES, to_tflite
+from sottovoce.models.trust import Trust, check_golden
+from sottovoce.server.gates import GateResult, Gates, Measured, check, refuse_failures
+
+OLDEST_RUNTIMES = Runtimes(litert="1.2.0", onnxruntime="1.15.0")
+"""Oldest runtimes that exported files were scored on, to within 1.2e-7 of torch."""
+
+
+class ReleaseReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What was released and how it measured.
+
+    Attributes:
+        model_id: the line.
+        version: of this release.
+        bundle_sha256: of the `.svb` file.
+        bundle_bytes: its length.
+        file_bytes: length of each file in it.
+        parameters: number of trained values.
+        parity: how far the four scorers are apart.
+        metrics: evaluation figures as they were passed in.
+        gates: every gate, judged.
+    """
+
+    model_id: str
+    version: int
+    bundle_sha256: str
+    bundle_bytes: int
+    file_bytes: Mapping[str, int]
+    parameters: int
+    parity: ParityReport
+    metrics: Mapping[str, float]
+    gates: tuple[GateResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A release that passed.
+
+    Attributes:
+        report: figures.
+        bundle: content of the `.svb` file; write it with `sottovoce.models.atomic.write_atomically`.
+    """
+
+    report: ReleaseReport
+    bundle: bytes
+
+
+def release(
+    parameters: ranker.Parameters,
+    schema: FeatureSchema,
+    config: ranker.RankerConfig,
+    passport: PrivacyPassport,
+    requests: Sequence[Request],
+    keys: Sequence[PrivateKey],
+    *,
+    model_id: str,
+    version: int,
+    now: datetime,
+    expires_days: int,
+    notice: str,
+    metrics: Mapping[str, float],
+    gates: Gates,
+    parent_version: int | None = None,
+    sizes: Sequence[int] = SIZES,
+) -> Release:
+    """The signed bundle of a trained model, once every gate passed.
+
+    The golden requests are drawn at random from the schema and never from `requests`, which may hold real people's
+    events in a simulation.
+
+    Args:
+        parameters: float32, without a device axis.
+        schema: the features they were trained on.
+        config: the sizes they were made with.
+        passport: from the ledger of the run.
+        requests: to compare the scorers on; at most as many candidates each as the largest of `sizes`.
+        keys: 1 to 8 signing keys.
+        model_id: the line of models that versions count along.
+        version: above that of every earlier release of the line.
+        now: time of signing, with time zone.
+        expires_days: days until devices stop accepting it, at least 1.
+        notice: licence and data attribution, for `LICENSE.txt`.
+        metrics: evaluation figures; `auc` and `calibration_error` are judged when a gate asks for them.
+        gates: limits.
+        parent_version: of the model it was trained on from, if any.
+        sizes: candidates of the TFLite signatures.
+
+    Raises:
+        GateError: the passport states no guarantee, a parameter is not finite, an export is not plain, or a gate is
+            missed (each missed gate is named, with by how much).
+        GoldenError: a runtime does not score the golden requests like torch.
+        ValueError: parameters of another schema, no key, no request, or impossible times and versions.
+    """
+    releasable(passport)
+    module = _smallest(parameters, schema, config, requests, gates)
+    onnx, tflite = to_onnx(module, schema), to_tflite(module, schema, sizes)
+    by_module, by_onnx, by_tflite = module_scorer(module), onnx_scorer(onnx), tflite_scorer(tflite)
+    compared = parity(float_scorer(parameters, schema, config), by_module, by_onnx, by_tflite, requests)
+    golden = draw_golden(schema, by_module, np.random.default_rng(version))
+    files = {
+        "model.onnx": onnx,
+        "model.tflite": tflite,
+        "schema.json": schema.canonical(),
+        "passport.json": passport.canonical(),
+        "golden.json": write_golden(golden),
+        "LICENSE.txt": notice.encode(),
+    }
+    manifest = Manifest(
+        model_id=model_id,
+        version=version,
+        created=now.astimezone(UTC),
+        expires=now.astimezone(UTC) + timedelta(days=expires_days),
+        min_runtime=OLDEST_RUNTIMES,
+        schema_digest=schema.digest(),
+        passport_digest=passport.digest(),
+        heads=schema.heads,
+        files={name: File(sha256=hashlib.sha256(data).hexdigest(), length=len(data)) for name, data in files.items()},
+        parent_version=parent_version,
+        quantization=module.storage,
+        inputs=_inputs(schema),
+        outputs=(Port(name=OUTPUT, shape=(-1, len(schema.heads)), dtype="float32"),),
+    )
+    files["manifest.json"] = manifest.canonical()
+    files[SIGNATURE_NAME] = sign(files, keys, model_id)
+    bundle = pack(files)
+    results = check(
+        Measured(
+            bundle_bytes=len(bundle),
+            runtime_difference=compared.runtime_difference,
+            runtime_decision_change=compared.runtime_decision_change,
+            quantization_error=compared.quantization_error,
+            decision_change=compared.decision_change,
+            epsilon=passport.epsilon,
+            epsilon_known_cohort=passport.epsilon_known_cohort,
+            auc=metrics.get("auc"),
+            calibration_error=metrics.get("calibration_error"),
+        ),
+        gates,
+    )
+    refuse_failures(results)
+    trust = Trust(
+        tuple(key.public_key() for key in keys),
+        threshold=len({key_id(key.public_key()) for key in keys}),
+        version=version - 1,
+    )
+    _, accepted = trust.accept(bundle, now=now, runtimes=_runtimes(), schemas={schema.digest()})
+    check_golden(accepted, by_onnx)
+    check_golden(accepted, by_tflite)
+    report = ReleaseReport(
+        model_id=model_id,
+        version=version,
+        bundle_sha256=hashlib.sha256(bundle).hexdigest(),
+        bundle_bytes=len(bundle),
+        file_bytes={name: len(data) for name, data in sorted(files.items())},
+        parameters=sum(value.numel() for value in parameters.values()),
+        parity=compared,
+        metrics=dict(metrics),
+        gates=tuple(results),
+    )
+    return Release(report, bundle)
+
+
+def _smallest(
+    parameters: ranker.Parameters,
+    schema: FeatureSchema,
+    config: ranker.RankerConfig,
+    requests: Sequence[Request],
+    gates: Gates,
+) -> QuantizedRanker:
+    """The quantized ranker with the fewest planes that meets the quantization gates, or else with the most."""
+    reference = float_scorer(parameters, schema, config)
+    for planes in PLANES:
+        module = quantize(parameters, schema, config, planes)
+        error, changed = quantization_cost(reference, module_scorer(module), requests)
+        if error <= gates.max_quantization_error and changed <= gates.max_decision_change:
+            break
+    return module
+
+
+def _inputs(schema: FeatureSchema) -> tuple[Port, ...]:
+    """The model's inputs as a manifest describes them."""
+    length = schema.history_length
+    shapes = ((1, len(schema.context)), (length, len(schema.history)), (length,), (-1, len(schema.ad)))
+    return tuple(Port(name=name, shape=shape, dtype="int32") for name, shape in zip(INPUTS, shapes, strict=True))
+
+
+def _runtimes() -> dict[str, str]:
+    """The runtimes installed here."""
+    return {"litert": installed_version("ai-edge-litert"), "onnxruntime": installed_version("onnxruntime")}

@@ -1,0 +1,182 @@
+"""From parameters to a signed file, or to a named reason why not."""
+
+import math
+from datetime import UTC, datetime, timedelta, timezone
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from sottovoce.models import ranker
+from sottovoce.models.bundle import unpack
+from sottovoce.models.manifest import load_manifest
+from sottovoce.models.parity import onnx_scorer, tflite_scorer
+from sottovoce.models.passport import SIMULATION, PrivacyPassport
+from sottovoce.models.request import random_requests
+from sottovoce.models.schema import Feature, FeatureSchema
+from sottovoce.models.signing import generate_key
+from sottovoce.models.trust import Trust, check_golden
+from sottovoce.privacy.errors import GateError
+from sottovoce.server import release as release_module
+from sottovoce.server.gates import Gates
+from sottovoce.server.release import _smallest, release
+
+torch.set_num_threads(1)
+
+NOW = datetime(2026, 11, 23, 14, tzinfo=timezone(timedelta(hours=2)))
+SCHEMA = FeatureSchema(
+    features=(
+        Feature(name="hour", source="context", kind="integer", buckets=4),
+        Feature(name="ad", source="ad", kind="integer", buckets=40, in_history=True, privacy="public"),
+    ),
+    history_length=3,
+)
+CONFIG = ranker.RankerConfig(embedding_width=4, tower_width=4, hidden_width=8)
+PASSPORT = PrivacyPassport(
+    sampling="poisson",
+    sampling_rate=0.1,
+    population=1000,
+    mechanism="gaussian",
+    noise_multiplier=1.0,
+    clip_norm=1.0,
+    rounds=10,
+    releases={"training": 10},
+    accountant="pld",
+    epsilon=4.0,
+    epsilon_known_cohort=30.0,
+    delta=1e-5,
+    ledger_head="0" * 64,
+    ledger_length=21,
+    noise_source="secure",
+)
+REQUESTS = random_requests(SCHEMA, 100, 12, np.random.default_rng(0))
+
+
+def trained(spread=0.4):
+    generator = torch.Generator().manual_seed(1)
+    made = {n: torch.randn(s, generator=generator) * spread for n, s in ranker.shapes(SCHEMA, CONFIG).items()}
+    made["table"][0] = 0.0
+    return made
+
+
+def released(parameters=None, passport=PASSPORT, keys=None, **changed):
+    arguments = {
+        "model_id": "market",
+        "version": 4,
+        "now": NOW,
+        "expires_days": 30,
+        "notice": "Apache-2.0",
+        "metrics": {"auc": 0.7},
+        "gates": Gates(),
+        "sizes": (64,),
+    }
+    keys = [generate_key()] if keys is None else keys
+    return release(parameters or trained(), SCHEMA, CONFIG, passport, REQUESTS, keys, **(arguments | changed))
+
+
+@pytest.fixture(scope="module")
+def key():
+    return generate_key()
+
+
+@pytest.fixture(scope="module")
+def good(key):
+    return released(keys=[key], parent_version=3)
+
+
+def test_a_device_accepts_the_released_bundle_and_scores_its_golden_requests(good, key):
+    belief, bundle = Trust((key.public_key(),)).accept(
+        good.bundle, now=NOW, runtimes={"litert": "2.3.0", "onnxruntime": "1.32.0"}, schemas={SCHEMA.digest()}
+    )
+    assert belief.version == 4
+    for scorer in (onnx_scorer(bundle.onnx), tflite_scorer(bundle.tflite)):
+        check_golden(bundle, scorer)
+
+
+def test_the_report_tells_what_is_in_the_bundle(good):
+    report = good.report
+    assert report.bundle_bytes == len(good.bundle)
+    assert report.file_bytes == {name: len(data) for name, data in unpack(good.bundle).items()}
+    assert report.parity.requests == 100
+    assert report.parity.runtime_difference <= 1e-6
+    assert report.parity.runtime_decision_change == 0.0
+    assert report.parameters == sum(math.prod(shape) for shape in ranker.shapes(SCHEMA, CONFIG).values())
+    assert all(gate.passed for gate in report.gates)
+    assert msgspec.json.decode(msgspec.json.encode(report))["metrics"] == {"auc": 0.7}
+
+
+def test_the_manifest_states_utc_times_parent_and_storage(good):
+    manifest = load_manifest(unpack(good.bundle)["manifest.json"])
+    assert manifest.created == NOW
+    assert manifest.created.tzinfo == UTC
+    assert manifest.expires - manifest.created == timedelta(days=30)
+    assert (manifest.version, manifest.parent_version) == (4, 3)
+    assert "int8" in manifest.quantization
+    assert [port.name for port in manifest.inputs] == ["context", "events", "outcomes", "ad"]
+
+
+def test_golden_requests_are_not_the_sample_requests(good):
+    """Sample requests may be real people's; nothing of them may travel."""
+    golden = msgspec.json.decode(unpack(good.bundle)["golden.json"])
+    sampled = {request.ad.tobytes() for request in REQUESTS}
+    assert all(np.asarray(one["ad"], np.int32).tobytes() not in sampled for one in golden)
+
+
+@pytest.fixture
+def exported_before(good, monkeypatch):
+    """The exports of the good release again: they are reproducible, which other tests show, and slow."""
+    files = unpack(good.bundle)
+    monkeypatch.setattr(release_module, "to_onnx", lambda *_: files["model.onnx"])
+    monkeypatch.setattr(release_module, "to_tflite", lambda *_: files["model.tflite"])
+
+
+@pytest.mark.usefixtures("exported_before")
+def test_everything_but_the_signature_is_the_same_the_second_time(good, key):
+    again = released(keys=[key], parent_version=3)
+    one, other = unpack(good.bundle), unpack(again.bundle)
+    assert {name for name in one if one[name] != other[name]} == {"model.sig"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"noise_source": "seeded", "label": SIMULATION},
+        {"noise_source": "none", "label": SIMULATION, "epsilon": None},
+        {"ledger_head": ""},
+        {"epsilon": math.inf},
+    ],
+    ids=str,
+)
+def test_a_simulation_is_never_signed(wrong):
+    with pytest.raises(GateError, match="SIMULATION: NO GUARANTEE"):
+        released(passport=msgspec.structs.replace(PASSPORT, **wrong))
+
+
+@pytest.mark.usefixtures("exported_before")
+def test_missed_gates_are_named_with_by_how_much():
+    with pytest.raises(GateError, match=r"max_bundle_bytes: .* misses 1000 by .*; max_epsilon: .*; min_auc: 0\.7"):
+        released(gates=Gates(max_bundle_bytes=1000, max_epsilon=1.0, min_auc=0.9))
+
+
+def test_a_second_plane_is_used_only_where_one_does_not_meet_the_gates(good):
+    assert good.report.parity.quantization_error > 1e-4
+    planes = [
+        _smallest(trained(), SCHEMA, CONFIG, REQUESTS, gates).planes
+        for gates in (Gates(), Gates(max_quantization_error=1e-4), Gates(max_quantization_error=0.0))
+    ]
+    assert planes == [1, 2, 2]
+
+
+@pytest.mark.usefixtures("exported_before")
+def test_an_export_that_scores_differently_is_refused():
+    """The exports of one model must not go out with the golden requests of another."""
+    with pytest.raises(GateError, match="max_runtime_difference"):
+        released(trained(spread=0.3))
+
+
+def test_parameters_that_are_not_finite_are_refused():
+    broken = trained()
+    broken["head.bias"][0, 0] = float("nan")
+    with pytest.raises(GateError, match=r"head\.bias"):
+        released(broken)
