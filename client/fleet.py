@@ -11,6 +11,7 @@ Only the sum of the clipped updates leaves this module.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -22,8 +23,7 @@ from sottovoce.models.schema import FeatureSchema
 from sottovoce.privacy.clip import clip_factors
 
 
-@dataclass(frozen=True, slots=True)
-class LocalTraining:
+class LocalTraining(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What every device does in a round.
 
     Attributes:
@@ -34,7 +34,7 @@ class LocalTraining:
     """
 
     steps: int = 2
-    learning_rate: float = 0.5
+    learning_rate: float = 0.3
     max_rows: int = 64
 
     def __post_init__(self) -> None:

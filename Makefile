@@ -1,0 +1,44 @@
+# Two commands matter: `make demo` and `make test`. Both make .venv first, from the versions in constraints.txt.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DATA := $(wildcard ../shared/data)
+export FLWR_TELEMETRY_ENABLED := 0
+export SOTTOVOCE_DATA ?= $(abspath $(DATA))
+
+.PHONY: demo test check soak bench wheel clean
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@echo "[1/3] creating $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "[2/3] installing torch"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@echo "[3/3] installing everything else (1 to 3 minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[train,ray,dev]'
+	@touch $@
+
+demo: $(VENV)/.ready
+	@PATH="$(abspath $(BIN)):$$PATH" ./demo.sh
+
+test: $(VENV)/.ready
+	@$(BIN)/python -m pytest
+
+check: $(VENV)/.ready
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy -p sottovoce
+	@$(BIN)/lint-imports
+
+soak: $(VENV)/.ready
+	@$(BIN)/python -m pytest -m soak
+
+bench: $(VENV)/.ready
+	@$(BIN)/sottovoce bench fleet
+
+wheel: $(VENV)/.ready
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

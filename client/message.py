@@ -1,0 +1,196 @@
+"""What a coordinator asks of a node, what a node answers, and nothing else.
+
+These records are the whole traffic of training. A reply holds the sum of clipped updates of the devices asked, the
+round it belongs to, and the number of devices asked, which the coordinator already knows: no count, loss or statistic
+of the data behind it. Every field is checked on arrival; a reply that fails a check is dropped, the round goes on.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+
+from sottovoce.client.fleet import LocalTraining
+from sottovoce.privacy.errors import UpdateError
+
+FloatArrays = Mapping[str, npt.NDArray[np.float32]]
+
+NORM_SLACK = 1e-5
+"""Relative slack on a sum's norm for float32 rounding on the wire."""
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """A node's answer to "whom do you host?".
+
+    Attributes:
+        devices: number of devices, each numbered 0 ... devices - 1 at that node.
+        order: position of the node among all nodes, which fixes the numbering of the whole population.
+    """
+
+    devices: int
+    order: int
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """Train these devices from these parameters.
+
+    Attributes:
+        run_id: of the run.
+        round: from 1.
+        plan_hash: digest of the mechanism plan; the reply repeats it.
+        clip_norm: C.
+        training: local steps.
+        parameters: by name, float32.
+        devices: indices at the node, int64.
+    """
+
+    run_id: str
+    round: int
+    plan_hash: str
+    clip_norm: float
+    training: LocalTraining
+    parameters: FloatArrays
+    devices: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The sum of the clipped updates of the devices asked.
+
+    Attributes:
+        run_id: as asked.
+        round: as asked.
+        plan_hash: as asked.
+        total: by name, float32, shapes of the parameters.
+        devices: how many were asked.
+    """
+
+    run_id: str
+    round: int
+    plan_hash: str
+    total: FloatArrays
+    devices: int
+
+
+def enrolment_record(enrolment: Enrolment) -> RecordDict:
+    """For the wire."""
+    return RecordDict({"enrolment": ConfigRecord({"devices": enrolment.devices, "order": enrolment.order})})
+
+
+def read_enrolment(record: RecordDict) -> Enrolment:
+    """From the wire; raises UpdateError when it is not a sensible enrolment."""
+    fields = _config(record, "enrolment", {"devices": int, "order": int})
+    enrolment = Enrolment(fields["devices"], fields["order"])
+    if enrolment.devices < 0:
+        raise UpdateError(f"node enrols {enrolment.devices} devices", "the node is left out")
+    return enrolment
+
+
+def instruction_record(instruction: Instruction) -> RecordDict:
+    """For the wire."""
+    training = instruction.training
+    return RecordDict(
+        {
+            "parameters": _arrays(instruction.parameters),
+            "cohort": ArrayRecord({"devices": Array(instruction.devices)}),
+            "instruction": ConfigRecord(
+                {
+                    "run_id": instruction.run_id,
+                    "round": instruction.round,
+                    "plan_hash": instruction.plan_hash,
+                    "clip_norm": instruction.clip_norm,
+                    "steps": training.steps,
+                    "learning_rate": training.learning_rate,
+                    "max_rows": training.max_rows,
+                }
+            ),
+        }
+    )
+
+
+def read_instruction(record: RecordDict) -> Instruction:
+    """From the wire; raises UpdateError when a field is missing or of the wrong type."""
+    types = {"run_id": str, "round": int, "plan_hash": str, "clip_norm": float}
+    fields = _config(record, "instruction", types | {"steps": int, "learning_rate": float, "max_rows": int})
+    try:
+        training = LocalTraining(fields["steps"], fields["learning_rate"], fields["max_rows"])
+    except ValueError as error:
+        raise UpdateError(f"instruction cannot be followed: {error}", "correct the experiment") from error
+    cohort = _numpy(record, "cohort").get("devices")
+    if cohort is None or cohort.dtype != np.int64 or cohort.ndim != 1:
+        raise UpdateError("instruction names no devices", "the node answers with an error")
+    return Instruction(
+        fields["run_id"],
+        fields["round"],
+        fields["plan_hash"],
+        fields["clip_norm"],
+        training,
+        _numpy(record, "parameters"),
+        cohort,
+    )
+
+
+def reply_record(reply: Reply) -> RecordDict:
+    """For the wire."""
+    config = {"run_id": reply.run_id, "round": reply.round, "plan_hash": reply.plan_hash, "devices": reply.devices}
+    return RecordDict({"total": _arrays(reply.total), "reply": ConfigRecord(config)})
+
+
+def read_reply(record: RecordDict, asked: Instruction) -> Reply:
+    """A reply that is safe to add up.
+
+    Raises:
+        UpdateError: another run, round or plan; wrong names, shapes or dtype; NaN or infinity; a sum longer than its
+            devices could have made it. The caller drops the reply and goes on.
+    """
+    fields = _config(record, "reply", {"run_id": str, "round": int, "plan_hash": str, "devices": int})
+    total = _numpy(record, "total")
+    reply = Reply(fields["run_id"], fields["round"], fields["plan_hash"], total, fields["devices"])
+    belongs = (reply.run_id, reply.round, reply.plan_hash, reply.devices)
+    expected = (asked.run_id, asked.round, asked.plan_hash, len(asked.devices))
+    if belongs != expected:
+        raise UpdateError(f"reply is for {belongs}, asked was {expected}", "the reply is dropped")
+    if total.keys() != asked.parameters.keys():
+        raise UpdateError(f"reply names {sorted(total)}", "the reply is dropped")
+    squares = 0.0
+    for name, value in total.items():
+        want = asked.parameters[name]
+        if value.shape != want.shape or value.dtype != np.float32:
+            raise UpdateError(
+                f"{name} is {value.dtype}{list(value.shape)}, not float32{list(want.shape)}", "the reply is dropped"
+            )
+        squares += float(np.square(value, dtype=np.float64).sum())
+    if not np.isfinite(squares):
+        raise UpdateError("reply holds NaN or infinity", "the reply is dropped")
+    bound = asked.clip_norm * len(asked.devices)
+    if squares > (bound * (1 + NORM_SLACK)) ** 2:
+        raise UpdateError(f"reply of norm {squares**0.5:.3g} exceeds {bound:.3g}", "the reply is dropped")
+    return reply
+
+
+def _arrays(values: FloatArrays) -> ArrayRecord:
+    return ArrayRecord({name: Array(np.ascontiguousarray(value, np.float32)) for name, value in values.items()})
+
+
+def _numpy(record: RecordDict, key: str) -> dict[str, npt.NDArray[np.float32]]:
+    arrays = record.array_records.get(key)
+    if arrays is None:
+        raise UpdateError(f"message without {key!r}", "the message is dropped")
+    try:
+        return {name: array.numpy() for name, array in arrays.items()}
+    except (TypeError, ValueError, EOFError, OSError) as error:
+        raise UpdateError(f"arrays in {key!r} cannot be read: {error}", "the message is dropped") from error
+
+
+def _config(record: RecordDict, key: str, types: Mapping[str, type]) -> dict:  # type: ignore[type-arg]
+    config = record.config_records.get(key)
+    if config is None or set(config) != set(types):
+        raise UpdateError(f"message without a proper {key!r}", "the message is dropped")
+    for name, kind in types.items():
+        if type(config[name]) is not kind:
+            raise UpdateError(f"{key}.{name} is a {type(config[name]).__name__}", "the message is dropped")
+    return dict(config)

@@ -1,0 +1,179 @@
+"""The server step: Opacus' DPOptimizer with a device as its sample.
+
+The fleet hands over the sum of updates that are clipped already, so the optimizer skips its own clipping and keeps the
+rest of Opacus' sequence: noise on the sum, division by the expected cohort, then the ordinary torch optimizer. Noise
+comes from the operating system's CSPRNG and the noisy sum lies on a public grid (`privacy.noise`), which Opacus'
+generator cannot promise.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import torch
+from opacus.optimizers import DPOptimizer
+from torch import Tensor
+
+from sottovoce.privacy.entropy import Source
+from sottovoce.privacy.errors import CheckpointError
+from sottovoce.privacy.ledger import Reservation
+from sottovoce.privacy.noise import release_sum
+from sottovoce.privacy.plan import MechanismPlan
+
+
+class ServerOptimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which server optimizer, after Reddi et al. 2021 (arXiv:2003.00295, algorithm 2).
+
+    Attributes:
+        kind: `fedavg`, `momentum` (FedAvgM) or `fedadam`.
+        learning_rate: server step.
+        momentum: first-moment decay, for momentum and FedAdam.
+        second_moment: second-moment decay, for FedAdam.
+        averaging: decay of the running average of the weights, which is the model that ships; 0 ships the last
+            weights. Averaging noisy iterates is post-processing and costs no privacy.
+    """
+
+    kind: Literal["fedavg", "momentum", "fedadam"] = "fedadam"
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    second_moment: float = 0.99
+    averaging: float = 0.9
+
+    def __post_init__(self) -> None:
+        """Refuse rates that cannot train."""
+        decays = (self.momentum, self.second_moment, self.averaging)
+        if not 0 < self.learning_rate < math.inf or not all(0 <= decay < 1 for decay in decays):
+            raise ValueError("server learning_rate must be positive, its decays at least 0 and below 1")
+
+    def build(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """The torch optimizer over `parameters`."""
+        if self.kind == "fedadam":
+            betas = (self.momentum, self.second_moment)
+            return torch.optim.Adam(parameters, self.learning_rate, betas, eps=1e-6)
+        momentum = self.momentum if self.kind == "momentum" else 0.0
+        return torch.optim.SGD(parameters, self.learning_rate, momentum)
+
+
+class _SumOptimizer(DPOptimizer):  # type: ignore[misc]
+    """Opacus' sequence over sums that arrive clipped."""
+
+    source: Source
+
+    def clip_and_accumulate(self) -> None:
+        for parameter in self.params:
+            parameter.summed_grad = parameter.grad_sample[0]
+
+    def add_noise(self) -> None:
+        flat = torch.cat([parameter.summed_grad.reshape(-1) for parameter in self.params])
+        std = self.noise_multiplier * self.max_grad_norm
+        noisy = torch.from_numpy(release_sum(flat.numpy(), std, self.source))
+        sizes = [parameter.numel() for parameter in self.params]
+        for parameter, part in zip(self.params, torch.split(noisy, sizes), strict=True):
+            parameter.grad = part.view_as(parameter).to(parameter.dtype)
+
+
+class PrivateStep:
+    """The global model and the private step that moves it.
+
+    Args:
+        parameters: initial values by name, float32.
+        optimizer: which server optimizer.
+        plan: fixes clip norm, noise and the public denominator.
+        run_id: of the run whose reservations it accepts.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, Tensor], optimizer: ServerOptimizer, plan: MechanismPlan, run_id: str
+    ) -> None:
+        self._parameters = {name: torch.nn.Parameter(value.clone()) for name, value in parameters.items()}
+        self._average = {name: torch.zeros_like(value) for name, value in parameters.items()}
+        self._averaging = optimizer.averaging
+        self._steps = 0
+        self._run_id = run_id
+        self._paid = 0
+        self._torch = optimizer.build(list(self._parameters.values()))
+        self._private = _SumOptimizer(
+            self._torch,
+            noise_multiplier=plan.noise_multiplier,
+            max_grad_norm=plan.clip_norm,
+            expected_batch_size=plan.expected_cohort,
+            loss_reduction="mean",
+        )
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """Current values by name: where devices start the next round."""
+        return {name: value.detach() for name, value in self._parameters.items()}
+
+    @property
+    def averaged(self) -> dict[str, Tensor]:
+        """Running average of the values by name: the model that ships."""
+        if not self._steps:
+            return self.parameters
+        # The average starts from zero; this removes that bias (Kingma and Ba 2015, section 3).
+        weight = 1.0 - self._averaging**self._steps
+        return {name: value / weight for name, value in self._average.items()}
+
+    def step(self, total: Mapping[str, npt.NDArray[np.float64]], reservation: Reservation, source: Source) -> None:
+        """Add noise to the sum of updates and move the model; the one place where a round's data is released.
+
+        Args:
+            total: sum of clipped updates by name; zeros when nobody answered, which still costs and still gets noise.
+            reservation: proof that the ledger was debited first; each is good for one step.
+            source: fresh randomness of this round.
+        """
+        if reservation.run_id != self._run_id or reservation.seq <= self._paid:
+            raise ValueError("the reservation belongs to another run or was used before")
+        self._paid = reservation.seq
+        self._private.source = source
+        self._private.zero_grad()
+        for name, parameter in self._parameters.items():
+            # torch minimizes: an update is a negative gradient.
+            parameter.grad_sample = -torch.from_numpy(np.asarray(total[name], np.float64)).unsqueeze(0)  # type: ignore[attr-defined]
+        self._private.step()
+        self._steps += 1
+        with torch.no_grad():
+            self._parameters["table"][0] = 0.0
+            for name, parameter in self._parameters.items():
+                self._average[name].lerp_(parameter, 1.0 - self._averaging)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything a checkpoint needs: "parameters/NAME", "average/NAME", "moments/NAME/MOMENT", "steps"."""
+        flat = {"steps": torch.tensor(self._steps)}
+        for name, parameter in self._parameters.items():
+            flat[f"parameters/{name}"] = parameter.detach()
+            flat[f"average/{name}"] = self._average[name]
+            for key, value in self._torch.state.get(parameter, {}).items():
+                if value is not None:
+                    flat[f"moments/{name}/{key}"] = torch.as_tensor(value)
+        return flat
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from a checkpoint's `state`.
+
+        Raises:
+            CheckpointError: a tensor is missing or has another shape.
+        """
+        try:
+            self._steps = int(state["steps"])
+            for name, parameter in self._parameters.items():
+                self._average[name].copy_(_same_shape(state[f"average/{name}"], parameter))
+                with torch.no_grad():
+                    parameter.copy_(_same_shape(state[f"parameters/{name}"], parameter))
+                start = f"moments/{name}/"
+                moments = {key[len(start) :]: state[key].clone() for key in state if key.startswith(start)}
+                if moments:
+                    self._torch.state[parameter] = moments
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(
+                f"checkpoint does not fit this model: {error}", "resume the run it belongs to"
+            ) from None
+
+
+def _same_shape(value: Tensor, like: Tensor) -> Tensor:
+    if value.shape != like.shape:
+        raise ValueError(f"{list(value.shape)} is not {list(like.shape)}")
+    return value

@@ -1,0 +1,171 @@
+"""The round loop: pay, draw, ask, add up, release, keep.
+
+Flower carries the messages; everything that decides what is released is here and in `optimizer`. Errors, silence and
+unusable replies are ordinary: they count as zero, the noise and the denominator stay as planned, and the round closes.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from flwr.app import Message, MessageType
+from flwr.serverapp import Grid
+
+from sottovoce.client.fleet import LocalTraining
+from sottovoce.client.message import FloatArrays, Instruction, instruction_record, read_reply
+from sottovoce.privacy.budget import Budget
+from sottovoce.privacy.entropy import Entropy
+from sottovoce.privacy.errors import BudgetError, ConfigError, UpdateError
+from sottovoce.privacy.ledger import Ledger
+from sottovoce.privacy.plan import MechanismPlan
+from sottovoce.server import checkpoint
+from sottovoce.server.cohort import Population, enrol, replies
+from sottovoce.server.optimizer import PrivateStep
+
+
+class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened in a round.
+
+    Attributes:
+        round: from 1.
+        cohort: devices drawn. Secret from outsiders while the epsilon relies on secret cohorts.
+        answered: devices whose node sent a usable reply.
+        dropped: one line for each unusable reply.
+        seconds: wall time.
+    """
+
+    round: int
+    cohort: int
+    answered: int
+    dropped: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Coordinator:
+    """A run in progress.
+
+    Attributes:
+        grid: where the nodes are.
+        plan: the mechanism, fixed for the whole run.
+        budget: what it draws on.
+        ledger: where it is written.
+        step: the model and its private step.
+        training: what devices do.
+        entropy: where cohorts and noise come from.
+        run_id: of this run.
+        schema_digest: for checkpoints.
+        folder: for checkpoints.
+        deadline_s: longest a round waits for replies.
+        clock: seconds, monotonic.
+    """
+
+    grid: Grid
+    plan: MechanismPlan
+    budget: Budget
+    ledger: Ledger
+    step: PrivateStep
+    training: LocalTraining
+    entropy: Entropy
+    run_id: str
+    schema_digest: str
+    folder: Path
+    deadline_s: float = 600.0
+    clock: Callable[[], float] = time.monotonic
+
+    def run(self, after: int, on_round: Callable[[RoundRecord], None]) -> str | None:
+        """All rounds after round `after`.
+
+        Args:
+            after: last round that is in the model already.
+            on_round: called when a round is released and kept.
+
+        Returns:
+            None when the plan was finished; why it ended early when the budget refused a round, which is the case after
+            a crash: the lost round was paid for and has to be paid again.
+
+        Raises:
+            ConfigError: the plan was made for another population than the one enrolled.
+        """
+        population = enrol(self.grid, self.deadline_s)
+        if population.devices != self.plan.population:
+            raise ConfigError(
+                f"{population.devices} devices enrolled, the plan is for {self.plan.population}",
+                "plan for the population there is: epsilon depends on it",
+            )
+        for number in range(after + 1, self.plan.rounds + 1):
+            try:
+                record = self.round(number, population)
+            except BudgetError as error:
+                if number == after + 1 and not after:
+                    raise
+                return f"round {number} of {self.plan.rounds} was not run: {error.what}"
+            on_round(record)
+        return None
+
+    def round(self, number: int, population: Population) -> RoundRecord:
+        """One round; raises BudgetError, with nothing asked of anybody, when it cannot be paid for."""
+        began = self.clock()
+        reservation = self.budget.reserve(self.plan, self.run_id, number, self._noise_kind)
+        head = self.ledger.head()
+        cohort = self.plan.sampler().draw(self.entropy.generator("cohort", number))
+        total, answered, dropped = self._collect(number, population, cohort)
+        self.step.step(total, reservation, self.entropy.generator("noise", number))
+        facts = checkpoint.Facts(
+            run_id=self.run_id,
+            round=number,
+            plan_hash=self.plan.digest(),
+            schema_digest=self.schema_digest,
+            ledger_length=head.length,
+            ledger_hash=head.hash,
+        )
+        data = checkpoint.write(self.folder, self.step.state(), facts)
+        self.ledger.commit(reservation, hashlib.sha256(data).hexdigest())
+        return RoundRecord(
+            round=number,
+            cohort=len(cohort),
+            answered=answered,
+            dropped=tuple(dropped),
+            seconds=self.clock() - began,
+        )
+
+    @property
+    def _noise_kind(self):  # type: ignore[no-untyped-def]
+        return self.entropy.kind if self.plan.noise_multiplier else "none"
+
+    def _collect(
+        self, number: int, population: Population, cohort: npt.NDArray[np.int64]
+    ) -> tuple[dict[str, npt.NDArray[np.float64]], int, list[str]]:
+        """Ask the cohort and add up what is usable, in the order of the nodes so that the sum does not depend on speed."""
+        parameters: FloatArrays = {name: value.numpy() for name, value in self.step.parameters.items()}
+        asked = {
+            node: Instruction(
+                self.run_id, number, self.plan.digest(), self.plan.clip_norm, self.training, parameters, devices
+            )
+            for node, devices in population.split(cohort)
+        }
+        messages = [
+            Message(instruction_record(instruction), node, MessageType.TRAIN, group_id=str(number))
+            for node, instruction in asked.items()
+        ]
+        usable, dropped = {}, []
+        for message in replies(self.grid, messages, self.deadline_s) if messages else ():
+            node = message.metadata.src_node_id
+            if node not in asked or node in usable:
+                dropped.append(f"node {node}: not asked, or answered twice")
+                continue
+            try:
+                usable[node] = read_reply(message.content, asked[node])
+            except UpdateError as error:
+                dropped.append(f"node {node}: {error.what}")
+        total = {name: np.zeros(value.shape) for name, value in parameters.items()}
+        for node in population.nodes:
+            if node in usable:
+                for name, value in usable[node].total.items():
+                    total[name] += value
+        return total, sum(reply.devices for reply in usable.values()), dropped

@@ -1,0 +1,94 @@
+"""The command line: `sottovoce COMMAND`.
+
+Exit codes: 0 done; 1 refused, with one line that says what happened and one that says what to do; 2 wrong usage. Each
+command loads only what it needs, so that `pick` runs where nothing but the device runtime is installed.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from sottovoce.privacy.errors import SottovoceError
+
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "simulate": ("cli_train", "Train across simulated devices under a privacy budget."),
+    "evaluate": ("cli_train", "Score a run's model on held-out impressions."),
+    "release": ("cli_ship", "Quantize, export, check and sign a run's model."),
+    "pick": ("cli_ship", "Choose an ad on the device, and say why."),
+    "audit": ("cli_train", "Recompute what a run's ledger spent."),
+    "data": ("cli_data", "Describe, download and hand out data."),
+    "bench": ("cli_bench", "Measure speed, side by side."),
+}
+
+
+class Commands(click.Group):
+    """Loads a command's module when it is called, and reports failures the same way everywhere."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Names in the order of use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """The command, its module loaded."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _ = COMMANDS[cmd_name]
+        try:
+            loaded = importlib.import_module(f"sottovoce.simulations.{module}")
+        except ModuleNotFoundError as error:
+            missing = (error.name or "").partition(".")[0]
+            if missing == "sottovoce":
+                raise
+            raise SottovoceError(
+                f"`sottovoce {cmd_name}` needs {missing}, which is not installed",
+                'install everything with: pip install "sottovoce[train]"',
+            ) from None
+        command: click.Command = getattr(loaded, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Names and summaries without loading a module."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
+@click.group(cls=Commands)
+@click.version_option(package_name="sottovoce")
+def cli() -> None:
+    """Ads chosen on the device, by a model trained across devices under a privacy budget anyone can recompute."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and end the process with its exit code."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line and return its exit code."""
+    try:
+        code: Any = cli.main(list(arguments), prog_name="sottovoce", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except click.Abort:
+        click.echo("interrupted", err=True)
+        return 1
+    except SottovoceError as error:
+        click.echo(f"error: {error.what}", err=True)
+        if error.todo:
+            click.echo(f"  -> {error.todo}", err=True)
+        return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""`bench`: speed, measured side by side in one run. Absolute figures belong to a machine; ratios travel better."""
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+
+from sottovoce.client.fleet import LocalTraining, fleet_update
+from sottovoce.models.bundle import unpack
+from sottovoce.models.ranker import RankerConfig, initial
+from sottovoce.models.request import random_requests
+from sottovoce.models.schema import load_schema
+from sottovoce.privacy.clip import clip_factors
+from sottovoce.privacy.errors import DeviceError
+from sottovoce.simulations.alone import train_alone
+from sottovoce.simulations.cli_options import PATH, as_json, print_json
+from sottovoce.simulations.latency import SIZES, measure
+from sottovoce.simulations.market import load
+from sottovoce.simulations.runtimes import callers
+
+LOOPED = 40
+"""Devices that the loop trains per repetition; it is too slow for more."""
+
+
+@click.group()
+def bench() -> None:
+    """Measure speed, side by side."""
+
+
+@bench.command()
+@click.option("--devices", type=click.IntRange(min=LOOPED), default=2000, show_default=True, help="Devices a round.")
+@click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True)
+@as_json
+def fleet(devices: int, repeats: int, json_output: bool) -> None:
+    """Milliseconds per device and round: the fleet against one device after the other, interleaved."""
+    dataset = load(devices, seed=0)
+    config, training = RankerConfig(), LocalTraining()
+    parameters = initial(dataset.schema, config, seed=0)
+    everyone = np.flatnonzero(np.diff(dataset.train.offsets))
+    some = everyone[:: max(1, len(everyone) // LOOPED)][:LOOPED]
+    times: dict[str, list[float]] = {"fleet": [], "loop": []}
+    difference = 0.0
+    for _ in range(repeats):
+        began = time.perf_counter()
+        fleet_update(parameters, dataset.train, dataset.schema, config, training, 1.0, everyone)
+        times["fleet"].append((time.perf_counter() - began) * 1e3 / len(everyone))
+        began = time.perf_counter()
+        total = {name: np.zeros(value.shape) for name, value in parameters.items()}
+        for device in some:
+            update = train_alone(parameters, dataset.train, int(device), dataset.schema, config, training)
+            norm = np.sqrt(sum(float(np.square(value).sum()) for value in update.values()))
+            for name, value in update.items():
+                total[name] += value * clip_factors(np.array([norm]), 1.0)[0]
+        times["loop"].append((time.perf_counter() - began) * 1e3 / len(some))
+        same = fleet_update(parameters, dataset.train, dataset.schema, config, training, 1.0, some).total
+        difference = max(difference, *(float(np.abs(same[name] - total[name]).max()) for name in total))
+    medians = {name: float(np.median(values)) for name, values in times.items()}
+    ratios = [loop / ours for loop, ours in zip(times["loop"], times["fleet"], strict=True)]
+    result = {
+        "ms_per_device_round": {name: round(value, 4) for name, value in medians.items()},
+        "ratio": {"loop": round(float(np.median(ratios)), 1)},
+        "ratio_range": {"loop": [round(min(ratios), 1), round(max(ratios), 1)]},
+        "max_abs_diff": difference,
+        "devices": len(everyone),
+        "threads": torch.get_num_threads(),
+    }
+    if json_output:
+        print_json(result)
+        return
+    click.echo(f"{len(everyone):,} market devices, {training.steps} local steps, {torch.get_num_threads()} threads")
+    for name, value in medians.items():
+        spread = f"{min(times[name]):.3f} ... {max(times[name]):.3f}"
+        click.echo(f"  {name:6}{value:9.3f} ms per device and round   ({spread} over {repeats} repeats)")
+    click.echo(f"  loop / fleet {np.median(ratios):.0f} ({min(ratios):.0f} ... {max(ratios):.0f})")
+    click.echo(f"  largest difference between the two sums of {len(some)} updates: {difference:.1e}")
+
+
+@bench.command()
+@click.argument("bundle", type=PATH)
+@click.option("--rounds", type=click.IntRange(min=10), default=300, show_default=True)
+@as_json
+def runtime(bundle: Path, rounds: int, json_output: bool) -> None:
+    """Microseconds per decision's scores: LiteRT, ONNX Runtime and torch, interleaved, one thread each."""
+    try:
+        files = unpack(bundle.read_bytes())
+    except OSError as error:
+        raise DeviceError(f"{bundle}: {error.strerror}", "name a bundle that `sottovoce release` made") from error
+    schema = load_schema(files["schema.json"])
+    rng = np.random.default_rng(0)
+    asked = {size: random_requests(schema, 1, size, rng)[0] for size in SIZES}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        result = measure(callers(files["model.tflite"], files["model.onnx"], asked), rounds, rng)
+    finally:
+        torch.set_num_threads(threads)
+    if json_output:
+        print_json(result)
+        return
+    click.echo(f"{datetime.now(UTC):%Y-%m-%d}, {rounds} calls each, {result.preempted:.1%} left out as preempted")
+    click.echo("candidates  " + "".join(f"{size:>16}" for size in SIZES) + "   p50 / p99 in microseconds")
+    for engine, figures in result.p50_us.items():
+        cells = (f"{figures[str(size)]:.0f} / {result.p99_us[engine][str(size)]:.0f}" for size in SIZES)
+        click.echo(f"{engine:12}" + "".join(f"{cell:>16}" for cell in cells))

@@ -1,0 +1,30 @@
+"""Options that several commands share, and how they print."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+PATH = click.Path(path_type=Path)
+
+
+def as_json(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--json`: one JSON object on standard output and nothing else there."""
+    return click.option("--json", "json_output", is_flag=True, help="Print one JSON object.")(command)
+
+
+def data_dir(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--data-dir`: where the public data sets lie."""
+    return click.option(
+        "--data-dir",
+        type=PATH,
+        envvar="SOTTOVOCE_DATA",
+        help="Folder that holds kuairand_pure/ and the others. [env: SOTTOVOCE_DATA; else ../shared/data]",
+    )(command)
+
+
+def print_json(value: Any) -> None:
+    """`value` as one indented JSON object; infinities become null."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())

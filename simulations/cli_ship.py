@@ -1,0 +1,176 @@
+"""`release` and `pick`: from a run to a signed file, and from that file to an ad. `pick` needs the device runtime only."""
+
+from datetime import UTC, datetime
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+import click
+
+from sottovoce.client.catalogue import decode_catalogue
+from sottovoce.client.consent import Consent, decode_consent
+from sottovoce.client.decision import Decision
+from sottovoce.client.events import EventLog, decode_log
+from sottovoce.client.explanation import Explanation, why
+from sottovoce.client.picker import Picker
+from sottovoce.client.request import decode_request
+from sottovoce.client.scorer import LiteRTScorer, OnnxScorer, Scorer
+from sottovoce.models.request import Request as ModelRequest
+from sottovoce.models.request import Scores
+from sottovoce.models.signing import (
+    generate_key,
+    load_private_key,
+    load_public_key,
+    save_private_key,
+    save_public_key,
+)
+from sottovoce.models.trust import Trust, check_golden
+from sottovoce.privacy.errors import DeviceError
+from sottovoce.simulations.cli_options import PATH, as_json, data_dir, print_json
+
+SHOWN_LOSERS = 6
+
+
+@click.command()
+@click.argument("run", type=PATH)
+@click.option("--key", type=PATH, help="Private signing key, PEM. [default: RUN/signing.pem, made when missing]")
+@click.option("--gates", type=PATH, help="release.toml with the limits. [default: the built-in ones]")
+@click.option("--out", type=PATH, help="Where the bundle goes. [default: RUN/bundle.svb]")
+@click.option("--model-id", help="The line of models. [default: the data set's name]")
+@click.option("--version", type=int, help="Above every earlier one of the line. [default: seconds since 1970]")
+@click.option("--expires-days", type=int, default=90, show_default=True)
+@data_dir
+@as_json
+def release(
+    run: Path,
+    key: Path | None,
+    gates: Path | None,
+    out: Path | None,
+    model_id: str | None,
+    version: int | None,
+    expires_days: int,
+    data_dir: Path | None,
+    json_output: bool,
+) -> None:
+    """Quantize, export, check and sign a run's model.
+
+    A run without noise, with seeded noise or with a broken ledger cannot be released. A failed gate writes nothing.
+    """
+    from sottovoce.server.gates import Gates, load_gates
+    from sottovoce.simulations.results import release_run
+
+    if expires_days < 1 or (version is not None and version < 1):
+        raise click.UsageError("--expires-days and --version start at 1")
+    limits = Gates() if gates is None else load_gates(_read(gates))
+    now = datetime.now(UTC)
+    made = release_run(
+        run,
+        data_dir,
+        lambda: load_private_key(key) if key else _own_key(run),
+        limits,
+        model_id=model_id,
+        version=version or int(now.timestamp()),
+        expires_days=expires_days,
+        now=now,
+        out=out,
+    )
+    if json_output:
+        print_json(made.report)
+        return
+    report = made.report
+    click.echo(f"{report.model_id} version {report.version}: {report.parameters:,} parameters")
+    for gate in report.gates:
+        click.echo(f"  gate {gate}")
+    click.echo(f"bundle: {made.path}  {report.bundle_bytes:,} bytes  sha256 {report.bundle_sha256}")
+    click.echo(f"public key: {made.public_key}")
+
+
+def _own_key(run: Path):  # type: ignore[no-untyped-def]
+    private, public = run / "signing.pem", run / "signing.pub.pem"
+    if not private.exists():
+        made = generate_key()
+        save_private_key(made, private)
+        save_public_key(made.public_key(), public)
+    return load_private_key(private)
+
+
+@click.command()
+@click.argument("bundle", type=PATH)
+@click.option("--key", type=PATH, required=True, help="Public key of the signer, PEM.")
+@click.option("--catalogue", type=PATH, required=True, help="catalogue.json")
+@click.option("--request", type=PATH, required=True, help="request.json: what the page asks (OpenRTB 2.6 names).")
+@click.option("--log", type=PATH, help="events.jsonl: what happened on this device. [default: nothing yet]")
+@click.option("--consent", type=PATH, help="consent.json: TCF, GPP and GPC keys. [default: none given]")
+@click.option("--runtime", type=click.Choice(["litert", "onnxruntime"]), default="litert", show_default=True)
+@click.option("--trusted-version", type=int, default=0, help="Highest bundle version this device accepted before.")
+@click.option("--now", type=click.DateTime(["%Y-%m-%dT%H:%M:%SZ"]), help="Time of the request, UTC. [default: now]")
+@as_json
+def pick(
+    bundle: Path,
+    key: Path,
+    catalogue: Path,
+    request: Path,
+    log: Path | None,
+    consent: Path | None,
+    runtime: str,
+    trusted_version: int,
+    now: datetime | None,
+    json_output: bool,
+) -> None:
+    """Choose an ad on the device, and say why.
+
+    The bundle is believed only when its signature, digests, version, expiry, schema and golden requests hold. A page, a
+    log and a bundle are all it takes: nothing is sent anywhere.
+    """
+    moment = datetime.now(UTC)
+    if trusted_version < 0:
+        raise click.UsageError("--trusted-version starts at 0")
+    trust = Trust((load_public_key(key),), version=trusted_version)
+    runtimes = {"litert": "ai-edge-litert"} if runtime == "litert" else {"onnxruntime": "onnxruntime"}
+    _, believed = trust.accept(
+        _read(bundle), now=moment, runtimes={name: installed_version(package) for name, package in runtimes.items()}
+    )
+    scorer: Scorer = LiteRTScorer(believed.tflite) if runtime == "litert" else OnnxScorer(believed.onnx)
+
+    def golden(one: ModelRequest) -> Scores:
+        return scorer.scores(one.context, one.events, one.outcomes, one.ad)
+
+    check_golden(believed, golden)
+    picker = Picker(believed.schema, scorer, decode_catalogue(_read(catalogue), str(catalogue)))
+    decision = picker.pick(
+        decode_request(_read(request), str(request)),
+        decode_log(_read(log), str(log)) if log else EventLog(),
+        decode_consent(_read(consent), str(consent)) if consent else Consent(),
+        now.replace(tzinfo=UTC) if now else moment,
+    )
+    explanation = why(decision)
+    if json_output:
+        print_json({"decision": decision, "explanation": explanation})
+        return
+    _show(decision, explanation)
+
+
+def _show(decision: Decision, explanation: Explanation) -> None:
+    winner = decision.winner
+    if winner is None:
+        click.echo(f"request {decision.request}: no ad ({decision.nbr_words})")
+    else:
+        chances = ", ".join(f"{chance:.2%}" for chance in winner.scores)
+        click.echo(f"request {decision.request}: {winner.crid} by {winner.sponsored} ({winner.category})")
+        click.echo(
+            f"  chosen by {decision.fallback}, {decision.mode}; chances {chances or 'not scored'}; "
+            f"pays {winner.charge:g} {decision.cur} ({winner.pricing})"
+        )
+    if decision.fault:
+        click.echo(f"  model not used: {decision.fault}")
+    click.echo(f"  why: {explanation.sentence}")
+    for line in explanation.losers[:SHOWN_LOSERS]:
+        click.echo(f"  not {line}")
+    if len(explanation.losers) > SHOWN_LOSERS:
+        click.echo(f"  ... and {len(explanation.losers) - SHOWN_LOSERS} more; all with --json")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DeviceError(f"{path}: {error.strerror}", "name an existing file you may read") from error

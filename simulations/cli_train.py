@@ -1,0 +1,234 @@
+"""`simulate`, `evaluate` and `audit`: what an ML engineer and a privacy team type."""
+
+import sys
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from sottovoce.privacy.audit import AuditReport
+from sottovoce.privacy.audit import audit as audit_ledger
+from sottovoce.privacy.errors import CheckpointError, SottovoceError
+from sottovoce.server import checkpoint
+from sottovoce.simulations.cli_options import PATH, as_json, data_dir, print_json
+from sottovoce.simulations.experiment import Experiment, compose, parse_override
+from sottovoce.simulations.folder import Point, RunFolder
+from sottovoce.simulations.grid import InProcessGrid
+from sottovoce.simulations.loading import impressions, load
+from sottovoce.simulations.metrics import Metrics
+from sottovoce.simulations.metrics import evaluate as evaluate_scores
+from sottovoce.simulations.results import finish
+from sottovoce.simulations.run import nodes, plan_for, train, trained
+from sottovoce.simulations.scoring import score
+
+SHORTCUTS = {
+    "data": "data.name",
+    "devices": "data.devices",
+    "rounds": "rounds",
+    "epsilon": "privacy.epsilon",
+    "delta": "privacy.delta",
+    "noise": "privacy.noise",
+    "seed": "seed",
+}
+"""Options that stand for a key of the experiment."""
+
+
+@click.command()
+@click.argument("experiment", required=False, type=PATH)
+@click.option("--data", type=click.Choice(["market", "kuairand", "movietweetings", "completejourney", "table"]))
+@click.option("--devices", type=int, help="Devices of the synthetic market.")
+@click.option("--rounds", type=int)
+@click.option("--epsilon", type=float, help="Budget; the noise is found for it. inf trains without noise.")
+@click.option("--delta", type=float, help="Chance with which the guarantee may fail.")
+@click.option("--noise", type=click.Choice(["secure", "seeded", "none"]))
+@click.option("--seed", type=int, help="Of the initial weights; with --noise seeded, of everything.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any key of the experiment; repeatable.")
+@click.option("--out", type=PATH, help="Folder for the run. [default: runs/DATA]")
+@click.option("--resume", type=PATH, metavar="RUN", help="Continue an interrupted run.")
+@click.option("--baselines/--no-baselines", default=True, help="Also run popularity and a factorization machine.")
+@click.option("--show-config", is_flag=True, help="Print the experiment, defaults filled in, and stop.")
+@data_dir
+@as_json
+def simulate(
+    experiment: Path | None,
+    settings: tuple[str, ...],
+    out: Path | None,
+    resume: Path | None,
+    baselines: bool,
+    show_config: bool,
+    data_dir: Path | None,
+    json_output: bool,
+    **shortcuts: str | float | None,
+) -> None:
+    """Train across simulated devices under a privacy budget.
+
+    EXPERIMENT is a TOML file; without it the data set's defaults are used. Every key can be overridden.
+    """
+    overrides = [(SHORTCUTS[name], value) for name, value in shortcuts.items() if value is not None]
+    if shortcuts["epsilon"] == float("inf") and shortcuts["noise"] is None:
+        overrides.append(("privacy.noise", "none"))
+    if shortcuts["noise"] == "none" and shortcuts["epsilon"] is None:
+        overrides.append(("privacy.epsilon", float("inf")))
+    overrides += [parse_override(text) for text in settings]
+    if resume is not None and (experiment is not None or overrides or out is not None):
+        raise click.UsageError("--resume takes the experiment of the run; give no other settings")
+    folder = RunFolder(resume) if resume is not None else None
+    chosen = folder.experiment() if folder else compose(experiment, overrides)
+    if show_config:
+        click.echo(chosen.to_toml(), nl=False)
+        return
+    began = time.monotonic()
+    say = Console(stderr=True, highlight=False)
+    dataset = load(chosen.data, data_dir, None)
+    plan = plan_for(chosen, dataset.train.devices)
+    if folder is None:
+        folder = RunFolder(out or Path("runs") / chosen.data.name)
+        folder.create(chosen)
+    _announce(say, chosen, dataset.train.devices, dataset.train.rows, plan.noise_multiplier)
+    try:
+        with _Bar(say, chosen) as bar:
+            model = train(InProcessGrid(nodes(chosen, dataset), chosen.nodes), chosen, dataset, folder, bar.advance)
+        for note in model.notes:
+            say.print(f"note: {note}", style="yellow", markup=False)
+        results = finish(chosen, dataset, folder, model, audit_ledger(folder.ledger_file), baselines)
+    except KeyboardInterrupt:
+        raise SottovoceError(
+            f"interrupted; {folder.path} is whole and its ledger honest",
+            f"continue with: sottovoce simulate --resume {folder.path}",
+        ) from None
+    if json_output:
+        print_json({**results.brief(), "run": str(folder.path), "seconds": round(time.monotonic() - began, 1)})
+        return
+    results.show(Console(highlight=False))
+    click.echo(f"report: {folder.report_file}    {time.monotonic() - began:.0f} s in all")
+
+
+def _announce(say: Console, chosen: Experiment, devices: int, rows: int, noise: float) -> None:
+    target = chosen.privacy
+    say.print(f"{chosen.data.name}: {devices:,} devices, {rows:,} rows, {chosen.rounds} rounds on {chosen.nodes} nodes")
+    if target.noise == "none":
+        say.print("NOT PRIVATE: no noise, epsilon is infinite; this run cannot be released", style="bold red")
+    else:
+        say.print(
+            f"device-level epsilon {target.epsilon:g}, delta {target.delta:g}: noise multiplier {noise:.3f}, "
+            f"cohorts of about {target.sampling_rate * devices:,.0f}"
+        )
+    if target.noise == "seeded":
+        say.print("SIMULATION: NO GUARANTEE: seeded noise can be repeated; this run cannot be released", style="bold red")
+
+
+class _Bar:
+    """Progress on a terminal; elsewhere one line per point of the learning curve."""
+
+    def __init__(self, say: Console, chosen: Experiment) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        self._bar = Progress(*columns, console=say, disable=not say.is_terminal)
+        self._task = self._bar.add_task("starting", total=chosen.rounds)
+        self._say = say
+        self._rounds = chosen.rounds
+
+    def __enter__(self) -> "_Bar":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def advance(self, point: Point) -> None:
+        """Show one more round."""
+        record = point.record
+        spent = "no privacy" if point.epsilon is None else f"epsilon {point.epsilon:.2f}"
+        line = f"round {record.round}/{self._rounds}  {record.answered / record.seconds:,.0f} devices/s  {spent}"
+        self._bar.update(self._task, completed=record.round, description=line)
+        for problem in record.dropped:
+            self._say.print(f"round {record.round}: {problem}", style="yellow", markup=False)
+        if point.metrics:
+            quality = f"  AUC {point.metrics.auc:.4f}  primary {point.metrics.primary:.4f}"
+            (self._bar.console if self._say.is_terminal else self._say).print(line + quality)
+
+
+@click.command()
+@click.argument("run", type=PATH)
+@click.option("--impressions", "file", type=PATH, help="Rows to score. [default: the run's held-out rows]")
+@data_dir
+@as_json
+def evaluate(run: Path, file: Path | None, data_dir: Path | None, json_output: bool) -> None:
+    """Score a run's model on held-out impressions.
+
+    Each row is scored with its device's training rows as history; labels of the scored file are never read as features.
+    """
+    folder = RunFolder(run)
+    chosen = folder.experiment()
+    dataset = load(chosen.data, data_dir, None)
+    rows = dataset.valid if file is None else impressions(file, dataset, chosen.data)[0]
+    model = trained(chosen, dataset, folder)
+    chances = score(model.parameters, dataset.schema, chosen.model, dataset.train, rows)
+    owners = np.repeat(np.arange(rows.devices), np.diff(rows.offsets))
+    metrics: Metrics = evaluate_scores(chances[:, 0], rows.labels[:, 0], owners)
+    for note in model.notes:
+        click.echo(f"note: {note}", err=True)
+    if json_output:
+        print_json(metrics)
+        return
+    for name, value in (
+        ("AUC", metrics.auc),
+        ("GAUC", metrics.gauc),
+        ("nDCG@5", metrics.ndcg_at_5),
+        ("primary", metrics.primary),
+        ("log loss", metrics.log_loss),
+        ("calibration error", metrics.calibration_error),
+    ):
+        click.echo(f"{name:18}{value:.4f}")
+    click.echo(f"{'devices, rows':18}{metrics.devices:,}, {metrics.rows:,}  (model of round {model.rounds})")
+
+
+@click.command()
+@click.argument("run", type=PATH)
+@as_json
+def audit(run: Path, json_output: bool) -> None:
+    """Recompute what a run's ledger spent; exits with 1 when the ledger does not hold.
+
+    RUN is a run folder or a ledger file. A folder's newest checkpoint must be in its ledger: a ledger that was rolled
+    back is found.
+    """
+    report, extra = _audited(run)
+    if json_output:
+        print_json(report)
+    else:
+        _show_audit(report)
+    for line in extra:
+        click.echo(f"note: {line}", err=True)
+    if not report.ledger_ok:
+        sys.stdout.flush()
+        raise SottovoceError("the ledger does not hold: nothing can be said about the privacy of this run", "restore it")
+
+
+def _audited(run: Path) -> tuple[AuditReport, list[str]]:
+    if not run.is_dir():
+        return audit_ledger(run), []
+    folder = RunFolder(run)
+    folder.experiment()
+    try:
+        _, facts, problems = checkpoint.newest(folder.checkpoints)
+    except CheckpointError as error:
+        return audit_ledger(folder.ledger_file), [error.what]
+    return audit_ledger(folder.ledger_file, pinned=facts.ledger_head), problems
+
+
+def _show_audit(report: AuditReport) -> None:
+    for claim in report.claims:
+        click.echo(claim)
+    checks = ", ".join(f"{name} {value:.4f}" for name, value in report.cross_check.items() if value is not None)
+    click.echo(f"releases: {report.rounds} ({', '.join(f'{k} {v}' for k, v in report.purposes.items())})")
+    click.echo(f"entries: {', '.join(f'{k} {v}' for k, v in report.entries.items() if v)}")
+    click.echo(f"noise: {report.noise}    population: {report.population}    budget: {report.budget_epsilon}")
+    click.echo(f"cross-check: {checks or 'nothing to compare'}")
+    click.echo(f"ledger: {'whole' if report.ledger_ok else 'BROKEN'}, {report.head.length} rows, head {report.head.hash}")
+    for finding in report.findings:
+        click.echo(f"finding: {finding}")
+    for assumption in report.assumptions:
+        click.echo(f"assumes: {assumption}")
+

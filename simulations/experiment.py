@@ -1,0 +1,166 @@
+"""One experiment: every setting of a run, in one TOML file.
+
+A run is fully described by this file and the data it names. Settings not given take the defaults of the data set, which
+were chosen on its training and validation rows. Unknown keys are refused, so that a typing mistake cannot pass silently.
+"""
+
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import tomli_w
+
+from sottovoce.client.fleet import LocalTraining
+from sottovoce.models.ranker import RankerConfig
+from sottovoce.privacy.errors import ConfigError
+from sottovoce.server.optimizer import ServerOptimizer
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class DataSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which data.
+
+    Attributes:
+        name: a built-in data set, or `table` for a file of one's own.
+        file: of a `table`: Parquet or CSV.
+        schema: of a `table`: TOML that describes its columns.
+        devices: of the `market`: how many.
+        rows_per_device: of the `market`: mean number of impressions.
+        seed: of the `market`.
+    """
+
+    name: Literal["market", "kuairand", "movietweetings", "completejourney", "table"] = "market"
+    file: str = ""
+    schema: str = ""
+    devices: Count = 20_000
+    rows_per_device: Count = 30
+    seed: int = 0
+
+
+class PrivacyTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the run may reveal about one device.
+
+    Attributes:
+        epsilon: budget for an outsider; the noise is found for it. `inf` trains without noise.
+        delta: chance with which the guarantee may fail; below 1 / devices.
+        clip_norm: C, largest L2 norm of one device's update.
+        sampling_rate: q, chance of a device to be drawn in a round.
+        noise: `secure` from the operating system; `seeded` repeats the run exactly and guarantees nothing; `none`.
+    """
+
+    epsilon: float = 4.0
+    delta: float = 1e-5
+    clip_norm: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    sampling_rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.1
+    noise: Literal["secure", "seeded", "none"] = "secure"
+
+    def __post_init__(self) -> None:
+        """Refuse budgets that mean nothing."""
+        if not self.epsilon > 0 or not 0 < self.delta < 1:
+            raise ValueError("epsilon must be above 0, delta between 0 and 1")
+        if math.isinf(self.epsilon) != (self.noise == "none"):
+            raise ValueError("epsilon = inf and noise = 'none' go together: both or neither")
+
+
+class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Every setting of a run.
+
+    Attributes:
+        rounds: training rounds.
+        seed: of the initial weights; with seeded noise, of cohorts and noise too.
+        nodes: nodes of the in-process grid, which train side by side.
+        evaluate_every: rounds between two points of the learning curve.
+        data: which data.
+        model: sizes of the ranker.
+        local: what devices do in a round.
+        server: how the model moves.
+        privacy: what may be revealed.
+    """
+
+    rounds: Count = 60
+    seed: int = 0
+    nodes: Count = 2
+    evaluate_every: Count = 10
+    data: DataSource = DataSource()
+    model: RankerConfig = RankerConfig()
+    local: LocalTraining = LocalTraining()
+    server: ServerOptimizer = ServerOptimizer()
+    privacy: PrivacyTarget = PrivacyTarget()
+
+    def to_toml(self) -> str:
+        """The experiment with every default filled in."""
+        return tomli_w.dumps(msgspec.to_builtins(self))
+
+
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "market": {},
+    "kuairand": {"rounds": 200, "evaluate_every": 20},
+    "movietweetings": {"rounds": 100, "privacy": {"delta": 1e-4}},
+    "completejourney": {"rounds": 100, "privacy": {"delta": 1e-4}},
+    "table": {},
+}
+"""Settings of each data set that differ from the general ones."""
+
+
+def compose(file: Path | None, overrides: Iterable[tuple[str, Any]]) -> Experiment:
+    """The experiment of a file, changed by overrides, over the defaults of its data set.
+
+    Args:
+        file: TOML; None for the defaults alone.
+        overrides: pairs of dotted key and value, the last one wins.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or value is not allowed; the message names it.
+    """
+    given: dict[str, Any] = {}
+    if file is not None:
+        try:
+            given = tomllib.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{file}: {error.strerror}", "name an existing experiment file") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{file}: {error}", "correct the TOML") from error
+    for key, value in overrides:
+        _set(given, key.split("."), value, key)
+    data = given.get("data", {})
+    name = data.get("name", "market") if isinstance(data, dict) else "market"
+    merged = _merge(DEFAULTS.get(name, {}) if isinstance(name, str) else {}, given)
+    try:
+        return msgspec.convert(merged, Experiment)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"experiment: {error}", "see `sottovoce simulate --show-config` for all keys") from None
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`key=value` as typed on the command line; the value is TOML, or else plain text.
+
+    Raises:
+        ConfigError: there is no `=`.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {text}: not KEY=VALUE", "write for example --set server.learning_rate=0.02")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value
+
+
+def _set(table: dict[str, Any], path: list[str], value: Any, key: str) -> None:
+    for part in path[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"{key}: {part} is a value, not a section", "see `--show-config` for all keys")
+    table[path[-1]] = value
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged

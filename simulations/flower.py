@@ -1,0 +1,65 @@
+"""The app that Flower's own runtimes start: `flwr run . --run-config 'experiment="exp.toml" out="runs/x"'`.
+
+Same coordinator, same nodes, same numbers as on the in-process grid. Every node needs this package installed: Flower's
+app bundle only names the two objects below. Flower's telemetry is off wherever this module is loaded.
+"""
+
+import os
+from functools import cache
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from sottovoce.client.app import Node, client_app
+from sottovoce.privacy.errors import ConfigError
+from sottovoce.simulations.dataset import Dataset
+from sottovoce.simulations.experiment import Experiment, compose
+from sottovoce.simulations.folder import RunFolder
+from sottovoce.simulations.loading import load, partition
+from sottovoce.simulations.run import train
+
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+
+
+@cache
+def _opened(experiment: str) -> tuple[Experiment, Dataset]:
+    """The experiment and its data, once per process: every node of a worker shares them."""
+    settings = compose(Path(experiment), ())
+    return settings, load(settings.data, None, os.environ.get("SOTTOVOCE_DATA"))
+
+
+@cache
+def _hosted(experiment: str, number: int, of: int) -> Node:
+    settings, dataset = _opened(experiment)
+    return Node(partition(dataset.train, number, of), dataset.schema, settings.model, number)
+
+
+def _setting(context: Context, key: str) -> str:
+    value = context.run_config.get(key)
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"run config has no {key!r}", f"add {key}=\"...\" to --run-config, as an absolute path")
+    return value
+
+
+def _open_node(context: Context) -> Node:
+    number, of = int(context.node_config["partition-id"]), int(context.node_config["num-partitions"])
+    return _hosted(_setting(context, "experiment"), number, of)
+
+
+client_app: ClientApp = client_app(_open_node)
+"""What every node runs."""
+
+server_app = ServerApp()
+"""What the coordinator runs."""
+
+
+@server_app.main()
+def coordinate(grid: Grid, context: Context) -> None:
+    """Train the experiment named in the run config into the folder named there; an existing run is continued."""
+    experiment, dataset = _opened(_setting(context, "experiment"))
+    folder = RunFolder(Path(_setting(context, "out")))
+    if not folder.experiment_file.exists():
+        folder.create(experiment)
+    train(grid, experiment, dataset, folder, on_point=lambda point: None)

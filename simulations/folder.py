@@ -1,0 +1,134 @@
+"""The folder a run leaves behind: what is in it, and how its parts are read and written."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from sottovoce.models.atomic import write_atomically
+from sottovoce.privacy.errors import CheckpointError, ConfigError, SottovoceError
+from sottovoce.server.round import RoundRecord
+from sottovoce.simulations.experiment import Experiment, compose
+from sottovoce.simulations.metrics import Metrics
+
+
+class Point(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of `metrics.jsonl`: a round, and from time to time a point of the learning curve.
+
+    Attributes:
+        record: what happened. Cohort sizes are for the simulation to look at; real deployments keep them secret.
+        epsilon: spent so far, for an outsider; None without noise.
+        metrics: on held-out rows, of the averaged model.
+    """
+
+    record: RoundRecord
+    epsilon: float | None
+    metrics: Metrics | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths of a run.
+
+    Attributes:
+        path: of the folder.
+    """
+
+    path: Path
+
+    @property
+    def experiment_file(self) -> Path:
+        """The exact configuration, defaults filled in."""
+        return self.path / "experiment.toml"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One line a round."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def ledger_file(self) -> Path:
+        """The budget."""
+        return self.path / "ledger.db"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Weights, with the ledger head of their round."""
+        return self.path / "checkpoints"
+
+    @property
+    def results_file(self) -> Path:
+        """Final figures, from which the report is drawn."""
+        return self.path / "results.json"
+
+    @property
+    def report_file(self) -> Path:
+        """Everything in one page."""
+        return self.path / "report.html"
+
+    @property
+    def bundle_file(self) -> Path:
+        """What ships."""
+        return self.path / "bundle.svb"
+
+    def create(self, experiment: Experiment) -> None:
+        """Make the folder and write the experiment; refuses to touch a folder that holds anything.
+
+        Raises:
+            ConfigError: the folder is not empty or cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if any(self.path.iterdir()):
+                raise ConfigError(
+                    f"{self.path} is not empty",
+                    f"continue that run with --resume {self.path}, or choose another --out",
+                )
+            write_atomically(self.experiment_file, experiment.to_toml().encode())
+        except OSError as error:
+            raise ConfigError(f"{self.path}: {error.strerror}", "choose a folder you may write to") from error
+
+    def experiment(self) -> Experiment:
+        """What the run was asked to do.
+
+        Raises:
+            ConfigError: not a run folder.
+        """
+        if not self.experiment_file.is_file():
+            raise ConfigError(f"{self.path}: no experiment.toml there", "name a folder that `sottovoce simulate` made")
+        return compose(self.experiment_file, ())
+
+    def append(self, point: Point) -> None:
+        """Add a line to `metrics.jsonl`."""
+        try:
+            with self.metrics_file.open("ab") as file:
+                file.write(msgspec.json.encode(point) + b"\n")
+        except OSError as error:
+            raise SottovoceError(
+                f"{self.metrics_file}: {error.strerror}", "free space, then continue with --resume"
+            ) from error
+
+    def points(self) -> list[Point]:
+        """The learning curve so far, one point a round; of a round run twice the last one counts.
+
+        A last line cut short by a crash is left out.
+
+        Raises:
+            CheckpointError: a line in the middle cannot be read.
+        """
+        if not self.metrics_file.is_file():
+            return []
+        lines = self.metrics_file.read_bytes().split(b"\n")
+        found: dict[int, Point] = {}
+        for number, line in enumerate(lines, 1):
+            try:
+                point = msgspec.json.decode(line, type=Point) if line else None
+            except msgspec.DecodeError as error:
+                if number == len(lines):
+                    break
+                raise CheckpointError(
+                    f"{self.metrics_file}: line {number}: {error}", "remove that line; the ledger is not concerned"
+                ) from None
+            if point is not None:
+                found[point.record.round] = point
+        return [found[number] for number in sorted(found)]

@@ -1,0 +1,273 @@
+"""What a run comes to: final figures next to the baselines, the report page, and the release made from it."""
+
+import math
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from sottovoce.models.atomic import write_atomically
+from sottovoce.models.bundle import unpack
+from sottovoce.models.request import random_requests
+from sottovoce.models.signing import PrivateKey
+from sottovoce.privacy.audit import AuditReport, audit
+from sottovoce.privacy.errors import ConfigError, SottovoceError
+from sottovoce.server.gates import Gates
+from sottovoce.server.release import ReleaseReport
+from sottovoce.simulations import report
+from sottovoce.simulations.baselines import Popularity, random_scores
+from sottovoce.simulations.dataset import Dataset
+from sottovoce.simulations.experiment import Experiment
+from sottovoce.simulations.factorization import fit
+from sottovoce.simulations.folder import RunFolder
+from sottovoce.simulations.latency import SIZES, measure
+from sottovoce.simulations.loading import load
+from sottovoce.simulations.metrics import Metrics, calibration_curve, evaluate
+from sottovoce.simulations.run import Trained, plan_for, trained
+from sottovoce.simulations.runtimes import callers
+from sottovoce.simulations.scoring import score
+from sottovoce.simulations.shipping import ship
+
+
+class Results(msgspec.Struct, frozen=True, kw_only=True):
+    """Final figures of a run, as kept in `results.json`.
+
+    Attributes:
+        data: name of the data set.
+        devices: enrolled.
+        rows: training rows.
+        licence: of the data.
+        rounds: in the model.
+        notes: what the user must know about the run.
+        metrics: of the averaged model on the held-out rows.
+        baselines: on the same rows.
+        calibration: mean predicted, observed, rows, by tenth.
+        audit: what the ledger says.
+        release: of the newest release made from this run.
+        latency_us: median microseconds per decision's scores, by runtime and number of candidates.
+    """
+
+    data: str
+    devices: int
+    rows: int
+    licence: str
+    rounds: int
+    notes: tuple[str, ...]
+    metrics: Metrics
+    baselines: dict[str, Metrics]
+    calibration: list[tuple[float, float, int]]
+    audit: AuditReport
+    release: ReleaseReport | None = None
+    latency_us: dict[str, dict[str, float]] = {}
+
+    def brief(self) -> dict[str, Any]:
+        """For `--json`: what scripts ask for."""
+        return {
+            "data": self.data,
+            "rounds": self.rounds,
+            "epsilon": self.audit.epsilon,
+            "delta": self.audit.delta,
+            "guarantee": self.audit.guarantee,
+            "metrics": self.metrics,
+            "baselines": self.baselines,
+            "notes": self.notes,
+        }
+
+    def show(self, console: Console) -> None:
+        """Figures next to the baselines, then the claims."""
+        table = Table(box=None, pad_edge=False)
+        table.add_column("on held-out rows")
+        for title in ("AUC", "GAUC", "nDCG@5", "primary", "log loss", "calibration"):
+            table.add_column(title, justify="right")
+        for name, figures in {**self.baselines, "this model": self.metrics}.items():
+            ranking = (figures.auc, figures.gauc, figures.ndcg_at_5, figures.primary)
+            # Random scores are no probabilities: their log loss says nothing.
+            odds = ("", "") if name == "random" else (f"{figures.log_loss:.4f}", f"{figures.calibration_error:.4f}")
+            style = "bold" if name == "this model" else None
+            table.add_row(name, *(f"{value:.4f}" for value in ranking), *odds, style=style)
+        console.print(table)
+        for claim in self.audit.claims:
+            console.print(claim, markup=False)
+        for finding in self.audit.findings:
+            console.print(f"finding: {finding}", style="yellow", markup=False)
+
+
+def finish(
+    experiment: Experiment, dataset: Dataset, folder: RunFolder, model: Trained, found: AuditReport, baselines: bool
+) -> Results:
+    """Judge the model, write `results.json` and the report."""
+    valid = dataset.valid
+    chances = score(model.parameters, dataset.schema, experiment.model, dataset.train, valid)[:, 0]
+    labels, owners = valid.labels[:, 0], np.repeat(np.arange(valid.devices), np.diff(valid.offsets))
+    results = Results(
+        data=dataset.name,
+        devices=dataset.train.devices,
+        rows=dataset.train.rows,
+        licence=dataset.licence,
+        rounds=model.rounds,
+        notes=model.notes,
+        metrics=evaluate(chances, labels, owners),
+        baselines=_baselines(dataset, owners) if baselines else {},
+        calibration=calibration_curve(chances, labels),
+        audit=found,
+    )
+    _keep(folder, results)
+    return results
+
+
+def _baselines(dataset: Dataset, owners: np.ndarray) -> dict[str, Metrics]:
+    """Chance, popularity and a centralised factorization machine on the same rows; the truth where it is known."""
+    train, valid = dataset.train, dataset.valid
+    scores = {
+        "random": random_scores(valid.rows, seed=0),
+        "popularity": Popularity.fit(train).score(valid),
+        "central FM, k=16": fit(train, valid, dataset.schema.rows).score(valid),
+    }
+    if dataset.truth is not None:
+        scores["true probabilities"] = dataset.truth[:, 0]
+    return {name: evaluate(values, valid.labels[:, 0], owners) for name, values in scores.items()}
+
+
+class Made(msgspec.Struct, frozen=True):
+    """A release and where it lies."""
+
+    report: ReleaseReport
+    path: Path
+    public_key: Path | None
+
+
+def release_run(
+    run: Path,
+    data_dir: Path | None,
+    key: Callable[[], PrivateKey],
+    gates: Gates,
+    *,
+    model_id: str | None,
+    version: int,
+    expires_days: int,
+    now: datetime,
+    out: Path | None,
+) -> Made:
+    """Release a finished run: bundle, figures and report; when a gate fails nothing is written.
+
+    Raises:
+        GateError: which gate, and by how much.
+        SottovoceError: not a finished run, or the folder cannot be written.
+    """
+    folder = RunFolder(run)
+    experiment = folder.experiment()
+    results = read_results(folder)
+    dataset = load(experiment.data, data_dir, None)
+    found = audit(folder.ledger_file)
+    made = ship(
+        experiment,
+        dataset,
+        folder,
+        trained(experiment, dataset, folder),
+        plan_for(experiment, dataset.train.devices),
+        found,
+        [key()],
+        gates,
+        {"auc": results.metrics.auc, "calibration_error": results.metrics.calibration_error},
+        model_id=model_id or dataset.name,
+        version=version,
+        expires_days=expires_days,
+        now=now,
+    )
+    files = unpack(made.bundle)
+    rng = np.random.default_rng(0)
+    asked = {size: random_requests(dataset.schema, 1, size, rng)[0] for size in SIZES}
+    speed = measure(callers(files["model.tflite"], files["model.onnx"], asked), 200, rng)
+    path = out or folder.bundle_file
+    try:
+        write_atomically(path, made.bundle)
+    except OSError as error:
+        raise SottovoceError(f"{path}: {error.strerror}", "choose a folder you may write to") from error
+    _keep(folder, msgspec.structs.replace(results, audit=found, release=made.report, latency_us=speed.p50_us))
+    public = run / "signing.pub.pem"
+    return Made(made.report, path, public if public.exists() else None)
+
+
+def read_results(folder: RunFolder) -> Results:
+    """The figures of a finished run.
+
+    Raises:
+        ConfigError: the run is not finished, or the file is damaged.
+    """
+    try:
+        return msgspec.json.decode(folder.results_file.read_bytes(), type=Results)
+    except OSError:
+        raise ConfigError(
+            f"{folder.path}: the run is not finished", f"finish it with: sottovoce simulate --resume {folder.path}"
+        ) from None
+    except msgspec.DecodeError as error:
+        raise ConfigError(
+            f"{folder.results_file}: {error}", f"make it anew with: sottovoce simulate --resume {folder.path}"
+        ) from None
+
+
+def _keep(folder: RunFolder, results: Results) -> None:
+    try:
+        write_atomically(folder.results_file, msgspec.json.format(msgspec.json.encode(results), indent=2))
+        write_atomically(folder.report_file, report.render(_summary(folder, results)).encode())
+    except OSError as error:
+        raise SottovoceError(f"{folder.path}: {error.strerror}", "free space, then run the command again") from error
+
+
+def _summary(folder: RunFolder, results: Results) -> report.RunSummary:
+    """The run in the words of the report."""
+    found = results.audit
+    head = {"ledger": "whole" if found.ledger_ok else "BROKEN", "rows": str(found.head.length), "head": found.head.hash}
+    facts = {
+        **head,
+        "releases": str(found.rounds),
+        "noise": found.noise,
+        "population": f"{found.population:,}" if found.population else "none",
+        **{f"epsilon by {name}": f"{value:.4f}" for name, value in found.cross_check.items() if value is not None},
+        **{f"finding {number}": text for number, text in enumerate(found.findings, 1)},
+    }
+    return report.RunSummary(
+        title=f"{results.data}, {results.rounds} rounds",
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        dataset=report.DatasetFacts(results.data, results.devices, results.rows, results.licence),
+        experiment=folder.experiment_file.read_text(encoding="utf-8"),
+        rounds=[
+            report.RoundRow(
+                round=point.record.round,
+                log_loss=point.metrics.log_loss if point.metrics else None,
+                epsilon=math.inf if point.epsilon is None else point.epsilon,
+                cohort=point.record.cohort,
+                replies=point.record.answered,
+                seconds=point.record.seconds,
+                primary=point.metrics.primary if point.metrics else None,
+                auc=point.metrics.auc if point.metrics else None,
+            )
+            for point in folder.points()
+        ],
+        metrics=results.metrics,
+        baselines=results.baselines,
+        calibration=results.calibration,
+        privacy=report.PrivacyFacts(list(found.claims), facts, found.budget_epsilon),
+        release=_release(results.release, results.latency_us) if results.release else None,
+        guarantee=found.guarantee,
+    )
+
+
+def _release(made: ReleaseReport, latency_us: Mapping[str, Mapping[str, float]]) -> report.ReleaseFacts:
+    parity = msgspec.to_builtins(made.parity)
+    return report.ReleaseFacts(
+        bundle_bytes=made.bundle_bytes,
+        onnx_bytes=made.file_bytes["model.onnx"],
+        tflite_bytes=made.file_bytes["model.tflite"],
+        latency_us={engine: {int(n): value for n, value in by_n.items()} for engine, by_n in latency_us.items()},
+        parity={name: value for name, value in parity.items() if isinstance(value, int | float)},
+        gates=[
+            report.GateRow(gate.name, "nothing" if gate.measured is None else gate.measured, gate.limit, gate.passed)
+            for gate in made.gates
+        ],
+    )

@@ -1,0 +1,186 @@
+"""A simulated federation from experiment to trained model: the same coordinator and nodes as in the field."""
+
+import math
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Context
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from sottovoce.client.app import Node, client_app
+from sottovoce.models.ranker import initial
+from sottovoce.privacy.budget import Budget
+from sottovoce.privacy.entropy import OsEntropy, SeededEntropy
+from sottovoce.privacy.errors import CheckpointError
+from sottovoce.privacy.ledger import Ledger
+from sottovoce.privacy.plan import MechanismPlan, calibrate
+from sottovoce.server import checkpoint
+from sottovoce.server.optimizer import PrivateStep
+from sottovoce.server.round import Coordinator, RoundRecord
+from sottovoce.simulations.dataset import Dataset
+from sottovoce.simulations.experiment import Experiment
+from sottovoce.simulations.folder import Point, RunFolder
+from sottovoce.simulations.loading import partition
+from sottovoce.simulations.metrics import Metrics, evaluate
+from sottovoce.simulations.scoring import score
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What training ended with.
+
+    Attributes:
+        parameters: averaged weights, the model that ships.
+        rounds: rounds in it.
+        notes: what the user must know: checkpoints passed over, rounds the budget refused.
+    """
+
+    parameters: dict[str, Tensor]
+    rounds: int
+    notes: tuple[str, ...]
+
+
+def plan_for(experiment: Experiment, population: int) -> MechanismPlan:
+    """The mechanism of an experiment: finds the noise for its epsilon.
+
+    Raises:
+        ConfigError: the target cannot be met or means nothing, such as delta at or above 1 / population.
+    """
+    target = experiment.privacy
+    noise = 0.0
+    if target.noise != "none":
+        noise = calibrate(population, target.sampling_rate, experiment.rounds, target.epsilon, target.delta)
+    return MechanismPlan(population, target.sampling_rate, target.clip_norm, noise, experiment.rounds, target.delta)
+
+
+def nodes(experiment: Experiment, dataset: Dataset) -> ClientApp:
+    """The ClientApp of simulated nodes, each hosting its share of the devices."""
+    hosted: dict[tuple[int, int], Node] = {}
+
+    def open_node(context: Context) -> Node:
+        number, of = int(context.node_config["partition-id"]), int(context.node_config["num-partitions"])
+        if (number, of) not in hosted:
+            share = partition(dataset.train, number, of)
+            hosted[number, of] = Node(share, dataset.schema, experiment.model, number)
+        return hosted[number, of]
+
+    return client_app(open_node)
+
+
+def measure(experiment: Experiment, dataset: Dataset, parameters: dict[str, Tensor]) -> Metrics:
+    """Ranking quality of the click head on the held-out rows."""
+    chances = score(parameters, dataset.schema, experiment.model, dataset.train, dataset.valid)
+    owners = np.repeat(np.arange(dataset.valid.devices), np.diff(dataset.valid.offsets))
+    return evaluate(chances[:, 0], dataset.valid.labels[:, 0], owners)
+
+
+def train(
+    grid: Grid,
+    experiment: Experiment,
+    dataset: Dataset,
+    folder: RunFolder,
+    on_point: Callable[[Point], None],
+) -> Trained:
+    """Run or continue the experiment in `folder`.
+
+    Args:
+        grid: where the nodes are.
+        experiment: all settings.
+        dataset: its held-out rows draw the learning curve; its training rows are only seen by the nodes.
+        folder: made by `RunFolder.create`; checkpoints found there are continued from.
+        on_point: called after each round.
+
+    Raises:
+        BudgetError: not even the first round can be paid for.
+        CheckpointError: checkpoints are there, but none can be read or fits.
+        LedgerError: the ledger was changed, or is older than the checkpoint.
+    """
+    plan = plan_for(experiment, dataset.train.devices)
+    target = experiment.privacy
+    entropy = SeededEntropy(experiment.seed) if target.noise == "seeded" else OsEntropy()
+    with Ledger.open(folder.ledger_file, create=True) as ledger:
+        lost = ledger.recover()
+        notes = [f"round {one.round} was cut off earlier; what it may have released counts as spent" for one in lost]
+        budget = Budget(target.epsilon, target.delta, ledger)
+        start = _resume(folder.checkpoints, plan, dataset, ledger)
+        run_id = start.facts.run_id if start else secrets.token_hex(8)
+        step = PrivateStep(
+            initial(dataset.schema, experiment.model, experiment.seed), experiment.server, plan, run_id
+        )
+        if start:
+            step.restore(start.state)
+            notes += start.problems
+        done = start.facts.round if start else 0
+
+        def keep(record: RoundRecord) -> None:
+            nonlocal done
+            done = record.round
+            last = done == experiment.rounds
+            judged = last or done % experiment.evaluate_every == 0
+            epsilon = budget.running().epsilon
+            point = Point(
+                record=record,
+                epsilon=epsilon if math.isfinite(epsilon) else None,
+                metrics=measure(experiment, dataset, step.averaged) if judged else None,
+            )
+            folder.append(point)
+            on_point(point)
+
+        coordinator = Coordinator(
+            grid=grid,
+            plan=plan,
+            budget=budget,
+            ledger=ledger,
+            step=step,
+            training=experiment.local,
+            entropy=entropy,
+            run_id=run_id,
+            schema_digest=dataset.schema.digest(),
+            folder=folder.checkpoints,
+        )
+        early = coordinator.run(done, keep)
+        if early:
+            notes.append(early)
+        return Trained(step.averaged, done, tuple(notes))
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    state: dict[str, Tensor]
+    facts: checkpoint.Facts
+    problems: list[str]
+
+
+def _resume(folder: Path, plan: MechanismPlan, dataset: Dataset, ledger: Ledger) -> _Start | None:
+    """The newest checkpoint that can be read, or None for a new run."""
+    if not folder.is_dir() or not any(folder.glob("round-*.safetensors")):
+        return None
+    state, facts, problems = checkpoint.newest(folder)
+    ledger.verify(facts.ledger_head)
+    if facts.plan_hash != plan.digest() or facts.schema_digest != dataset.schema.digest():
+        raise CheckpointError(
+            f"{folder}: the checkpoint belongs to another experiment",
+            "resume with the experiment.toml and the data it was made with",
+        )
+    return _Start(state, facts, problems)
+
+
+def trained(experiment: Experiment, dataset: Dataset, folder: RunFolder) -> Trained:
+    """The model of a run that has at least one checkpoint.
+
+    Raises:
+        CheckpointError: there is none that can be read, or it belongs to another data set.
+        ConfigError: the experiment was changed into one that cannot be run.
+    """
+    state, facts, problems = checkpoint.newest(folder.checkpoints)
+    if facts.schema_digest != dataset.schema.digest():
+        raise CheckpointError(f"{folder.path}: trained on another data set", "evaluate with the data of the run")
+    plan = plan_for(experiment, dataset.train.devices)
+    step = PrivateStep(initial(dataset.schema, experiment.model, experiment.seed), experiment.server, plan, facts.run_id)
+    step.restore(state)
+    return Trained(step.averaged, facts.round, tuple(problems))

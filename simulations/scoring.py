@@ -1,0 +1,86 @@
+"""Score held-out impressions as each device would: with its own past, and nothing that came later."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from sottovoce.client.examples import Examples
+from sottovoce.models.ranker import Batch, Parameters, RankerConfig, interest, logits, probabilities
+from sottovoce.models.request import Request
+from sottovoce.models.schema import FeatureSchema
+
+BATCH_ROWS = 16_384
+"""Padded rows scored at once, which bounds the memory."""
+
+
+def score(
+    parameters: Parameters, schema: FeatureSchema, config: RankerConfig, past: Examples, rows: Examples
+) -> npt.NDArray[np.float64]:
+    """Predicted probabilities of `rows`, shape (rows, heads).
+
+    Args:
+        parameters: of the ranker, without a device axis.
+        schema: of the ids.
+        config: sizes.
+        past: each device's own history; its newest `history_length` rows are shown to the model.
+        rows: what to score, of the same devices in the same order.
+    """
+    out = np.zeros((rows.rows, len(schema.heads)))
+    lengths = np.diff(rows.offsets)
+    busy = np.flatnonzero(lengths)
+    busy = busy[np.argsort(-lengths[busy], kind="stable")]
+    start = 0
+    while start < len(busy):
+        count = max(1, BATCH_ROWS // int(lengths[busy[start]]))
+        devices = busy[start : start + count]
+        batch, place = _requests(schema, past, rows, devices)
+        with torch.no_grad():
+            seen = interest(batch, schema.outcome_row("click"))
+            chances = probabilities(logits(parameters, batch, seen, config)).double().numpy()
+        real = place >= 0
+        out[place[real]] = chances[real]
+        start += count
+    return out
+
+
+def requests(schema: FeatureSchema, past: Examples, rows: Examples, devices: npt.NDArray[np.integer]) -> list[Request]:
+    """One serving request per device with rows: its context, its past, all its rows as candidates."""
+    made = []
+    for device in devices:
+        batch, _ = _requests(schema, past, rows, np.asarray([device]))
+        context, ad, events, outcomes = (part[0].numpy().astype(np.int32) for part in batch[:4])
+        made.append(Request(context[:1], events, outcomes, ad))
+    return made
+
+
+def _requests(
+    schema: FeatureSchema, past: Examples, rows: Examples, devices: npt.NDArray[np.integer]
+) -> tuple[Batch, npt.NDArray[np.int64]]:
+    """Padded requests of some devices, and the row of each candidate or -1."""
+    lengths = np.diff(rows.offsets)[devices]
+    width = int(lengths.max())
+    real = np.arange(width) < lengths[:, None]
+    place = np.where(real, rows.offsets[devices][:, None] + np.arange(width), -1)
+    ad = np.where(real[..., None], rows.catalogue[rows.ad[place]], 0)
+
+    context = rows.device[devices][:, None, :]
+    if rows.context.shape[1]:
+        moment = np.where(real[..., None], rows.context[place], 0)
+        context = np.concatenate([np.broadcast_to(context, (*place.shape, context.shape[-1])), moment], -1)
+
+    length = schema.history_length
+    event = past.offsets[devices + 1][:, None] - length + np.arange(length)
+    known = event >= past.offsets[devices][:, None]
+    event = np.where(known, event, 0)
+    if past.rows:
+        events = np.where(known[..., None], past.catalogue[past.ad[event], : len(schema.history)], 0)
+        outcomes = np.where(known, schema.outcome_row("seen") + past.labels[event].sum(-1, dtype=np.int64), 0)
+    else:
+        events = np.zeros((*event.shape, len(schema.history)), np.int64)
+        outcomes = np.zeros(event.shape, np.int64)
+
+    def ids(array: npt.NDArray[np.integer]) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).long()
+
+    visible = torch.from_numpy(known[:, None, :].astype(np.float32))
+    return Batch(ids(context), ids(ad), ids(events), ids(outcomes), visible), place

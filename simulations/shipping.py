@@ -1,0 +1,132 @@
+"""From a finished run to a release: the passport from its ledger, the model from its checkpoint, requests to compare on.
+
+What ships is tied to what was paid for: the checkpoint's digest must stand in the ledger as a committed release.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from datetime import datetime
+
+import numpy as np
+
+from sottovoce.models.passport import SIMULATION, PrivacyPassport
+from sottovoce.models.request import Request, random_requests
+from sottovoce.models.signing import PrivateKey
+from sottovoce.privacy.audit import AuditReport
+from sottovoce.privacy.chain import Committed
+from sottovoce.privacy.errors import GateError
+from sottovoce.privacy.ledger import Ledger
+from sottovoce.privacy.plan import MechanismPlan
+from sottovoce.server.gates import Gates
+from sottovoce.server.release import Release, release
+from sottovoce.simulations.dataset import Dataset
+from sottovoce.simulations.experiment import Experiment
+from sottovoce.simulations.folder import RunFolder
+from sottovoce.simulations.run import Trained
+from sottovoce.simulations.scoring import requests
+
+REAL, DRAWN = 1_000, 1_000
+"""Requests that the scorers are compared on: of held-out devices, and at random over the whole schema."""
+
+CANDIDATES = 64
+"""Candidates of a drawn request, and most of a real one."""
+
+
+def passport(audit: AuditReport, plan: MechanismPlan) -> PrivacyPassport:
+    """What the ledger proves, in the form that travels with the model.
+
+    Raises:
+        GateError: the ledger does not hold, so that nothing can be said.
+    """
+    if not audit.ledger_ok or audit.delta is None or audit.population is None:
+        raise GateError("the run's ledger does not hold", "look at `sottovoce audit`; such a run cannot be released")
+    return PrivacyPassport(
+        sampling="poisson",
+        sampling_rate=plan.sampling_rate,
+        population=audit.population,
+        mechanism="gaussian",
+        noise_multiplier=plan.noise_multiplier,
+        clip_norm=plan.clip_norm,
+        rounds=audit.rounds,
+        releases=audit.purposes,
+        accountant="pld",
+        epsilon=audit.epsilon,
+        epsilon_known_cohort=audit.epsilon_known_cohort,
+        delta=audit.delta,
+        ledger_head=audit.head.hash,
+        ledger_length=audit.head.length,
+        noise_source=audit.noise,
+        label="; ".join(audit.claims) if audit.guarantee else SIMULATION,
+    )
+
+
+def require_committed(folder: RunFolder, rounds: int) -> None:
+    """Let a checkpoint pass whose bytes the ledger knows as released.
+
+    Raises:
+        GateError: these weights are not what was paid for.
+    """
+    data = (folder.checkpoints / f"round-{rounds:06d}.safetensors").read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    with Ledger.open(folder.ledger_file, readonly=True) as ledger:
+        known = {entry.artifact_sha256 for entry in ledger.entries() if isinstance(entry, Committed)}
+    if digest not in known:
+        raise GateError(
+            f"the checkpoint of round {rounds} is not a release the ledger knows",
+            "resume the run so that it finishes its round, or restore the checkpoint",
+        )
+
+
+def comparison_requests(dataset: Dataset) -> list[Request]:
+    """Requests of held-out devices and drawn ones, for the parity check; none of them enters the bundle."""
+    lengths = np.diff(dataset.valid.offsets)
+    fit = np.flatnonzero((lengths > 1) & (lengths <= CANDIDATES))
+    rng = np.random.default_rng(0)
+    chosen = rng.choice(fit, min(REAL, len(fit)), replace=False)
+    real = requests(dataset.schema, dataset.train, dataset.valid, np.sort(chosen))
+    return [*real, *random_requests(dataset.schema, DRAWN, CANDIDATES, rng)]
+
+
+def ship(
+    experiment: Experiment,
+    dataset: Dataset,
+    folder: RunFolder,
+    model: Trained,
+    plan: MechanismPlan,
+    audit: AuditReport,
+    keys: list[PrivateKey],
+    gates: Gates,
+    metrics: Mapping[str, float],
+    *,
+    model_id: str,
+    version: int,
+    expires_days: int,
+    now: datetime,
+) -> Release:
+    """The signed bundle of a run, once every gate passed; nothing is written.
+
+    Raises:
+        GateError: which gate, and by how much.
+    """
+    proof = passport(audit, plan)
+    require_committed(folder, model.rounds)
+    notice = (
+        f"Model trained by sottovoce (Apache-2.0) on {dataset.name}.\nData: {dataset.licence}\n{dataset.citation}\n"
+        "The weights were learned from this data; whether they are an adaptation of it is not settled, so its terms\n"
+        "are passed on.\n"
+    )
+    return release(
+        model.parameters,
+        dataset.schema,
+        experiment.model,
+        proof,
+        comparison_requests(dataset),
+        keys,
+        model_id=model_id,
+        version=version,
+        now=now,
+        expires_days=expires_days,
+        notice=notice,
+        metrics=metrics,
+        gates=gates,
+    )

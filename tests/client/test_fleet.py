@@ -1,0 +1,177 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sottovoce.client.examples import Examples
+from sottovoce.client.fleet import LocalTraining, fleet_update, flatten_tables, pad
+from sottovoce.models.ranker import RankerConfig, initial, interest, logits
+from sottovoce.models.schema import Feature, FeatureSchema
+from sottovoce.simulations.alone import train_alone
+
+CONFIG = RankerConfig(embedding_width=4, tower_width=6, hidden_width=5)
+HEADS = {"one head": ("click",), "two heads": ("click", "conversion")}
+
+
+def schema(heads=("click",), moments=True):
+    features = [Feature(name="kind", source="device", buckets=4)]
+    features += [Feature(name="page", source="context", buckets=5)] if moments else []
+    features += [
+        Feature(name="ad", source="ad", kind="integer", buckets=12, in_history=True),
+        Feature(name="topic", source="ad", buckets=3, in_history=True),
+        Feature(name="size", source="ad", buckets=2),
+    ]
+    return FeatureSchema(features=tuple(features), history_length=4, heads=heads)
+
+
+def examples(made, lengths, seed=0):
+    rng = np.random.default_rng(seed)
+    rows, devices, ads = sum(lengths), len(lengths), 9
+
+    def ids(features, count):
+        columns = [made.offsets[f.name] + rng.integers(0, f.buckets, count) for f in features]
+        return np.stack(columns, 1).astype(np.int32) if columns else np.zeros((count, 0), np.int32)
+
+    click = rng.integers(0, 2, rows)
+    labels = np.stack([click, click * rng.integers(0, 2, rows)], 1)[:, : len(made.heads)]
+    catalogue = ids(made.ad, ads)
+    catalogue[0, -1] = 0  # a missing value
+    return Examples(
+        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        ids([f for f in made.features if f.source == "device"], devices),
+        ids([f for f in made.features if f.source == "context"], rows),
+        rng.integers(0, ads, rows).astype(np.int32),
+        labels.astype(np.int8),
+        catalogue,
+    )
+
+
+def parameters(made, seed=0):
+    values = initial(made, CONFIG, seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    moved = {name: value + 0.1 * torch.randn(value.shape, generator=generator) for name, value in values.items()}
+    moved["table"][0] = 0.0
+    return moved
+
+
+def one_by_one(values, rows, made, training, clip_norm, devices):
+    total = {name: np.zeros(value.shape) for name, value in values.items()}
+    for device in devices:
+        update = train_alone(values, rows, int(device), made, CONFIG, training)
+        norm = np.sqrt(sum(np.square(value).sum() for value in update.values()))
+        for name, value in update.items():
+            total[name] += value * min(1.0, clip_norm / norm) if norm else 0.0
+    return total
+
+
+@pytest.mark.parametrize("heads", HEADS.values(), ids=HEADS.keys())
+@pytest.mark.parametrize("moments", [True, False], ids=["page features", "no page features"])
+def test_the_fleet_computes_what_each_device_would_alone(heads, moments):
+    made = schema(heads, moments)
+    rows = examples(made, [7, 1, 0, 12, 3, 1, 6])  # ragged, empty, one-row
+    values, training = parameters(made), LocalTraining(steps=3, learning_rate=0.4, max_rows=5)
+    devices = np.array([0, 1, 2, 3, 3, 4, 5, 6])  # one asked twice
+    together = fleet_update(values, rows, made, CONFIG, training, 0.7, devices, chunk_rows=16)
+    alone = one_by_one(values, rows, made, training, 0.7, devices)
+    for name in values:
+        np.testing.assert_allclose(together.total[name], alone[name], atol=1e-5)
+    assert together.devices == 8
+    assert any(np.abs(value).max() > 1e-3 for value in alone.values())
+
+
+def test_ten_rounds_of_the_fleet_end_where_ten_rounds_one_by_one_end():
+    made = schema()
+    rows = examples(made, [5, 2, 9, 0, 4])
+    training, devices = LocalTraining(steps=2, learning_rate=0.3), np.arange(5)
+    fast, slow = parameters(made), parameters(made)
+    for _ in range(10):
+        update = fleet_update(fast, rows, made, CONFIG, training, 1.0, devices).total
+        fast = {name: value + torch.from_numpy(update[name]).float() / 5 for name, value in fast.items()}
+        update = one_by_one(slow, rows, made, training, 1.0, devices)
+        slow = {name: value + torch.from_numpy(update[name]).float() / 5 for name, value in slow.items()}
+    for name in fast:
+        torch.testing.assert_close(fast[name], slow[name], atol=1e-5, rtol=0)
+
+
+def test_how_devices_are_grouped_makes_no_difference():
+    made = schema()
+    rows = examples(made, [3, 8, 8, 1, 5, 2])
+    values, training, devices = parameters(made), LocalTraining(), np.arange(6)
+    large = fleet_update(values, rows, made, CONFIG, training, 1.0, devices, chunk_rows=10_000).total
+    small = fleet_update(values, rows, made, CONFIG, training, 1.0, devices, chunk_rows=1).total
+    for name in values:
+        np.testing.assert_allclose(large[name], small[name], atol=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    bound=st.floats(1e-3, 10),
+    rate=st.sampled_from([0.01, 1.0, 50.0, 1e6, 1e30]),
+    lengths=st.lists(st.integers(0, 6), min_size=1, max_size=5),
+)
+def test_no_device_moves_the_sum_by_more_than_the_bound(bound, rate, lengths):
+    made = schema()
+    rows = examples(made, lengths)
+    training = LocalTraining(steps=2, learning_rate=rate)
+    for device in range(len(lengths)):
+        total = fleet_update(parameters(made), rows, made, CONFIG, training, bound, np.array([device])).total
+        norm = np.sqrt(sum(np.square(value).sum() for value in total.values()))
+        assert np.isfinite(norm)
+        assert norm <= bound * (1 + 1e-6)
+
+
+def test_a_device_that_diverges_counts_as_zero_and_spoils_nobody_elses_update():
+    made = schema()
+    rows = examples(made, [4, 4])
+    rows = replace(rows, device=np.array([[made.offsets["kind"]], [made.offsets["kind"] + 1]], np.int32))
+    values = parameters(made)
+    training = LocalTraining(steps=4, learning_rate=1.0)
+    healthy = fleet_update(values, rows, made, CONFIG, training, 1.0, np.array([1])).total
+    # A weight so large that only device 0, whose kind it belongs to, overflows.
+    values["table"] = values["table"].clone()
+    values["table"][rows.device[0, 0]] = 3e38
+    both = fleet_update(values, rows, made, CONFIG, training, 1.0, np.array([0, 1])).total
+    for name in values:
+        assert np.isfinite(both[name]).all()
+        np.testing.assert_allclose(both[name], healthy[name], atol=1e-5)
+
+
+def test_the_padding_row_never_moves_and_devices_without_rows_add_nothing():
+    made = schema()
+    rows = examples(made, [6, 0])
+    update = fleet_update(parameters(made), rows, made, CONFIG, LocalTraining(), 1.0, np.array([0, 1]))
+    assert not update.total["table"][0].any()
+    nothing = fleet_update(parameters(made), rows, made, CONFIG, LocalTraining(), 1.0, np.array([1]))
+    assert nothing.devices == 1
+    assert not any(value.any() for value in nothing.total.values())
+
+
+def test_a_row_sees_earlier_rows_of_its_own_device_and_nothing_else():
+    made = schema()
+    rows = examples(made, [6, 3])
+    values = parameters(made)
+
+    def scores(labels):
+        changed = Examples(rows.offsets, rows.device, rows.context, rows.ad, labels, rows.catalogue)
+        batch, _, _ = pad(changed, made, max_rows=64)
+        flat, _, row = flatten_tables(batch, made.rows)
+        seen = interest(batch, made.outcome_row("click"))
+        local = {**values, "table": values["table"][torch.from_numpy(row)]}
+        return logits(local, flat, seen, CONFIG)[..., 0].detach().numpy()
+
+    before = scores(rows.labels)
+    flipped = rows.labels.copy()
+    flipped[3] ^= 1  # row 3 of the first device
+    changed = np.abs(scores(flipped) - before) > 1e-7
+    assert changed[0, 4:6].all()
+    assert not changed[0, :4].any()
+    assert not changed[1].any()
+
+
+def test_training_that_cannot_move_is_refused():
+    for wrong in ({"steps": 0}, {"learning_rate": 0.0}, {"learning_rate": float("nan")}, {"max_rows": 0}):
+        with pytest.raises(ValueError, match="positive"):
+            LocalTraining(**wrong)
