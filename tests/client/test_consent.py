@@ -1,9 +1,9 @@
 import msgspec
 import pytest
+from gpp_strings import us_national
 from hypothesis import given
 from hypothesis import strategies as st
 from small_market import refusal
-from test_gpp import us_national
 
 from sottovoce.client.consent import Consent, consent, decode_consent
 from sottovoce.privacy.errors import DeviceError
