@@ -44,8 +44,7 @@ class Columns:
 
     def fault(self, name: str, row: int | None, what: str, todo: str) -> DataError:
         """The error for column `name` at data row `row` (from 1), ready to be raised."""
-        place = f"{self.path.name}: column {name!r}" + ("" if row is None else f", row {row}")
-        return DataError(f"{place}: {what}", todo)
+        return fault(self.path, name, row, what, todo)
 
     def values(self, name: str) -> pa.Array:
         """The column as one Arrow array; nulls stay nulls, categories become their values."""
@@ -147,7 +146,7 @@ class Columns:
         if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             raise self.fault(name, None, f"holds {kind}, not ids", "store ids as whole numbers or texts")
         coded = pc.dictionary_encode(values)
-        codes = np.asarray(coded.indices.to_numpy(zero_copy_only=False), np.int64)
+        codes = coded.indices.to_numpy(zero_copy_only=False)
         distinct = coded.dictionary.to_pylist()
         ids: npt.NDArray[np.int64] | npt.NDArray[np.str_]
         if pa.types.is_integer(kind):
@@ -167,7 +166,7 @@ class Columns:
             raise self.fault(name, None, f"holds {values.type}, not single values", "store one text or number per row")
         coded = pc.dictionary_encode(values)
         distinct = [plain(value) for value in coded.dictionary.to_pylist()]
-        codes = np.asarray(coded.indices.fill_null(len(distinct)).to_numpy(zero_copy_only=False), np.int64)
+        codes = coded.indices.fill_null(len(distinct)).to_numpy(zero_copy_only=False)
         if feature.kind != "hash":
             for code, value in enumerate(distinct):
                 if isinstance(value, str) and value and not is_number(value):
@@ -178,7 +177,14 @@ class Columns:
                         f"{value!r} is not a number, which kind {feature.kind!r} of feature {feature.name!r} needs",
                         "correct the cell, or declare the feature with kind 'hash'",
                     )
-        return np.append(schema.encode(feature, distinct), np.int32(0))[codes]
+        rows: Ids = np.append(schema.encode(feature, distinct), np.int32(0))[codes]
+        return rows
+
+
+def fault(path: Path, name: str, row: int | None, what: str, todo: str) -> DataError:
+    """The error for column `name` of a file at data row `row` (from 1; None for the whole column)."""
+    place = f"{path.name}: column {name!r}" + ("" if row is None else f", row {row}")
+    return DataError(f"{place}: {what}", todo)
 
 
 def read(path: Path, columns: Sequence[str], text: Iterable[str] = ()) -> Columns:

@@ -35,11 +35,13 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from sottovoce.client.examples import Examples
 from sottovoce.models.schema import Feature, FeatureSchema
 from sottovoce.privacy.errors import ConfigError, SchemaError
-from sottovoce.simulations.columns import Columns, read
+from sottovoce.simulations.columns import fault, read
 from sottovoce.simulations.dataset import Dataset, by_device, require_both_classes
 
 Ids = npt.NDArray[np.int64] | npt.NDArray[np.str_]
@@ -157,17 +159,17 @@ class _Rows:
     """One file, encoded, in its own order.
 
     Attributes:
-        file: where the rows come from.
+        path: where the rows come from.
         ids: (devices here,) distinct device ids.
         owner: (rows,) index into `ids`.
         time: (rows,).
-        device: (rows, device features) table rows.
+        device: (devices here, device features) table rows, from each device's first row.
         context: (rows, context features) table rows.
         ads: (rows, ad features) table rows.
         labels: (rows, heads).
     """
 
-    file: Columns
+    path: Path
     ids: Ids
     owner: npt.NDArray[np.int64]
     time: npt.NDArray[np.float64]
@@ -190,13 +192,13 @@ def load(path: Path, layout: Layout) -> Dataset:
         files, parts = [first], [(0, np.flatnonzero(~later)), (0, np.flatnonzero(later))]
     else:
         files = [first, _rows(layout.held_out_file, layout)]
-        parts = [(number, np.arange(rows.file.rows)) for number, rows in enumerate(files)]
+        parts = [(number, np.arange(len(rows.owner))) for number, rows in enumerate(files)]
         _require_same_type(files[1], first.ids, layout)
     ids, place = np.unique(np.concatenate([rows.ids for rows in files]), return_inverse=True)
     known = np.cumsum([0, *(len(rows.ids) for rows in files)])
     owners = [place[start + rows.owner] for start, rows in zip(known, files, strict=False)]
-    begins = np.cumsum([0, *(rows.file.rows for rows in files)])
-    _, entry = np.unique(np.concatenate(owners), return_index=True)
+    begins = np.cumsum([0, *(len(rows.owner) for rows in files)])
+    _, entry = np.unique(place, return_index=True)
     device = np.concatenate([rows.device for rows in files])[entry]
     every = np.concatenate([rows.ads for rows in files])
     entry, ad = distinct_rows(every)
@@ -206,7 +208,7 @@ def load(path: Path, layout: Layout) -> Dataset:
         rows = files[number]
         order, offsets = by_device(owners[number][chosen], len(ids))
         local = chosen[order]
-        require_both_classes(rows.labels[local], heads, f"{rows.file.path.name}, {name} part")
+        require_both_classes(rows.labels[local], heads, f"{rows.path.name}, {name} part")
         at = ad[begins[number] + local]
         return Examples(offsets, device, rows.context[local], at, rows.labels[local], catalogue)
 
@@ -234,7 +236,8 @@ def impressions(path: Path, dataset: Dataset, layout: Layout) -> tuple[Examples,
     strange = (ids[index] != rows.ids)[rows.owner]
     if strange.any():
         row = int(np.argmax(strange)) + 1
-        raise rows.file.fault(
+        raise fault(
+            rows.path,
             layout.device,
             row,
             f"device {rows.ids[rows.owner[row - 1]]} is not in the data set",
@@ -260,16 +263,24 @@ def impressions(path: Path, dataset: Dataset, layout: Layout) -> tuple[Examples,
 def distinct_rows(columns: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
     """Where each distinct row first occurs, in lexicographic order of the rows; and which of them each row is.
 
-    Column by column, so that millions of rows are sorted as plain integers.
+    Column by column and by hash, so that millions of rows are never sorted.
 
     Args:
         columns: (rows, columns), not negative.
     """
-    number = np.zeros(len(columns), np.int64)
+    number = np.zeros(len(columns), np.int32)
     for column in columns.T:
-        _, number = np.unique(number * (int(column.max()) + 1) + column, return_inverse=True)
-    _, first = np.unique(number, return_index=True)
-    return first.astype(np.int64), number.astype(np.int32)
+        coded = pc.dictionary_encode(pa.array(number.astype(np.int64) * (int(column.max()) + 1) + column))
+        _, place = np.unique(coded.dictionary.to_numpy(zero_copy_only=False), return_inverse=True)
+        number = place.astype(np.int32)[coded.indices.to_numpy(zero_copy_only=False)]
+    return first_rows(number), number
+
+
+def first_rows(number: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """Index of the first row that holds each of the numbers 0 ... number.max(), all of which occur."""
+    first = np.empty(int(number.max()) + 1, np.int64)
+    first[number[::-1]] = np.arange(len(number) - 1, -1, -1)
+    return first
 
 
 def _latest(rows: _Rows, layout: Layout) -> npt.NDArray[np.bool_]:
@@ -278,16 +289,24 @@ def _latest(rows: _Rows, layout: Layout) -> npt.NDArray[np.bool_]:
     cut = float(in_order[min(int(np.ceil(len(in_order) * (1.0 - layout.held_out))), len(in_order) - 1)])
     later = np.asarray(rows.time >= cut)
     if later.all():
-        raise rows.file.fault(
-            layout.time, None, "no row is earlier than the held-out part", "give more days or a smaller held_out"
+        raise fault(
+            rows.path,
+            layout.time,
+            None,
+            "no row is earlier than the held-out part",
+            "give more days or a smaller held_out",
         )
     return later
 
 
 def _require_same_type(rows: _Rows, ids: Ids, layout: Layout) -> None:
     if rows.ids.dtype.kind != ids.dtype.kind:
-        raise rows.file.fault(
-            layout.device, None, "device ids are of another type than in the training file", "store them alike"
+        raise fault(
+            rows.path,
+            layout.device,
+            None,
+            "device ids are of another type than in the training file",
+            "store them alike",
         )
 
 
@@ -317,4 +336,5 @@ def _rows(path: Path, layout: Layout) -> _Rows:
         columns = [file.encoded(layout.columns[feature.name], schema, feature) for feature in features]
         return np.stack(columns, 1) if columns else np.zeros((file.rows, 0), np.int32)
 
-    return _Rows(file, ids, owner, time, stacked("device"), stacked("context"), stacked("ad"), labels)
+    device = stacked("device")[first_rows(owner)]
+    return _Rows(path, ids, owner, time, device, stacked("context"), stacked("ad"), labels)

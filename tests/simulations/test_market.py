@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -150,3 +153,16 @@ def test_columns_hold_no_python_objects_and_few_bytes_a_row(data: Dataset) -> No
 def test_impossible_sizes_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="market needs"):
         market.load(**{"devices": 5, **wrong})
+
+
+@pytest.mark.soak
+def test_a_million_devices_fit_into_four_gigabytes() -> None:
+    program = (
+        "import resource; from sottovoce.simulations import market;"
+        "data = market.load(1_000_000, rows_per_device=38.0);"
+        "print(data.train.rows + data.valid.rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    rows, peak_kib = map(int, done.stdout.split())
+    assert rows > 29_000_000
+    assert peak_kib < 4 * 2**20
