@@ -143,9 +143,9 @@ def test_nothing_costs_nothing_no_noise_costs_everything_and_negative_counts_are
 
 
 def test_the_observer_who_knows_cohorts_is_charged_for_the_least_noisy_rounds():
-    quiet, loud = event(0.02, 1.0), event(0.02, 10.0)
-    both = {quiet: 3, loud: 100}
-    assert epsilon_without_sampling(both, DELTA, 3) == epsilon_without_sampling({quiet: 3}, DELTA)
+    bare, loud = event(0.5, 1.0), event(0.02, 10.0)
+    both = {bare: 3, loud: 100}
+    assert epsilon_without_sampling(both, DELTA, 3) == epsilon_without_sampling({bare: 3}, DELTA)
     assert epsilon_without_sampling(both, DELTA, 0) == 0
     assert epsilon_without_sampling(both, DELTA, 4) > epsilon_without_sampling(both, DELTA, 3)
     assert epsilon_without_sampling(both, DELTA, 1000) == epsilon_without_sampling(both, DELTA)

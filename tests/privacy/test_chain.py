@@ -104,6 +104,14 @@ def test_rows_that_make_no_sense_are_refused_even_with_right_hashes(rows, named)
         read(rows)
 
 
+@pytest.mark.parametrize("at", range(1, 8))
+def test_a_row_sealed_on_another_chain_does_not_fit_here(at):
+    rows = good()
+    rows[at] = seal(reserved(at + 1), hashlib.sha256(b"another chain").hexdigest())
+    with pytest.raises(LedgerError, match=f"row {at + 1}: does not follow"):
+        read(rows)
+
+
 def test_a_row_that_lies_about_its_number_is_refused():
     first = chain(campaign())[0]
     liar = seal(reserved(3), first.hash)
