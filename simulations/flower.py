@@ -9,10 +9,9 @@ from functools import cache
 from pathlib import Path
 
 from flwr.app import Context
-from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from sottovoce.client.app import Node, client_app
+from sottovoce.client import app as node
 from sottovoce.privacy.errors import ConfigError
 from sottovoce.simulations.dataset import Dataset
 from sottovoce.simulations.experiment import Experiment, compose
@@ -31,24 +30,24 @@ def _opened(experiment: str) -> tuple[Experiment, Dataset]:
 
 
 @cache
-def _hosted(experiment: str, number: int, of: int) -> Node:
+def _hosted(experiment: str, number: int, of: int) -> node.Node:
     settings, dataset = _opened(experiment)
-    return Node(partition(dataset.train, number, of), dataset.schema, settings.model, number)
+    return node.Node(partition(dataset.train, number, of), dataset.schema, settings.model, number)
 
 
 def _setting(context: Context, key: str) -> str:
     value = context.run_config.get(key)
     if not isinstance(value, str) or not value:
-        raise ConfigError(f"run config has no {key!r}", f"add {key}=\"...\" to --run-config, as an absolute path")
+        raise ConfigError(f"run config has no {key!r}", f'add {key}="..." to --run-config, as an absolute path')
     return value
 
 
-def _open_node(context: Context) -> Node:
+def _open_node(context: Context) -> node.Node:
     number, of = int(context.node_config["partition-id"]), int(context.node_config["num-partitions"])
     return _hosted(_setting(context, "experiment"), number, of)
 
 
-client_app: ClientApp = client_app(_open_node)
+client_app = node.client_app(_open_node)
 """What every node runs."""
 
 server_app = ServerApp()
