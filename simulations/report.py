@@ -7,6 +7,7 @@ window's title and on every printed page.
 """
 
 import math
+from collections.abc import Collection
 
 import msgspec
 
@@ -37,23 +38,23 @@ class RoundRow(msgspec.Struct, frozen=True):
 
     Attributes:
         round: 1 for the first.
-        loss: mean training loss of the devices that answered, in nats; NaN when none did.
         epsilon: spent up to and including this round; infinity without noise.
         cohort: devices drawn.
         replies: devices whose update was used.
         seconds: wall time.
         primary: on the held-out rows, where the round was evaluated.
         auc: likewise.
+        log_loss: likewise, in nats. Training loss is not shown: devices never report it.
     """
 
     round: int
-    loss: float
     epsilon: float
     cohort: int
     replies: int
     seconds: float
     primary: float | None = None
     auc: float | None = None
+    log_loss: float | None = None
 
 
 class PrivacyFacts(msgspec.Struct, frozen=True):
@@ -174,8 +175,8 @@ def headline(summary: RunSummary) -> list[tuple[str, str, str, str]]:
     tiles = []
     if summary.metrics is not None:
         for name, figure in (("Primary", "primary"), ("AUC", "auc")):
-            best = max((level.value for level in levels(summary, figure)), default=None)
-            note = "" if best is None else f"best baseline {number(best)}"
+            best = max(levels(summary, figure), key=lambda level: level.value, default=None)
+            note = "" if best is None else f"best other: {number(best.value)} by {best.name}"
             tiles.append((name, number(getattr(summary.metrics, figure)), note, "note"))
     facts = summary.privacy
     if summary.rounds:
@@ -203,18 +204,21 @@ def headline(summary: RunSummary) -> list[tuple[str, str, str, str]]:
 
 
 def learning(summary: RunSummary) -> str:
-    """Quality, loss and attendance by round."""
+    """Quality, log loss and attendance by round; chance has no log loss worth a mark."""
     if not summary.rounds:
         return "<section><h2>Learning</h2><p>No round has finished.</p></section>"
     rows = summary.rounds
     primary = [(row.round, row.primary) for row in rows if row.primary is not None]
     auc = [(row.round, row.auc) for row in rows if row.auc is not None]
+    log_loss = [(row.round, row.log_loss) for row in rows if row.log_loss is not None]
     charts = [
         line_chart(
             "Ranking quality on held-out rows (primary)", [Series("this run", primary)], levels(summary, "primary")
         ),
         line_chart("AUC on held-out rows", [Series("this run", auc)], levels(summary, "auc")),
-        line_chart("Training loss (nats)", [Series("loss", [(row.round, row.loss) for row in rows])]),
+        line_chart(
+            "Log loss on held-out rows (nats)", [Series("this run", log_loss)], levels(summary, "log_loss", {"random"})
+        ),
         line_chart(
             "Devices per round",
             [
@@ -226,16 +230,12 @@ def learning(summary: RunSummary) -> str:
         ),
     ]
     unjudged = "" if primary or auc else "<p>No round was evaluated on held-out rows.</p>"
-    lost = sum(not math.isfinite(row.loss) for row in rows)
-    gaps = f'<p class="note">{lost:,} rounds without a finite loss are left out of its curve.</p>' if lost else ""
-    return (
-        f'<section><h2>Learning</h2>{unjudged}<div class="pair">{"".join(charts)}</div>{gaps}{rounds(rows)}</section>'
-    )
+    return f'<section><h2>Learning</h2>{unjudged}<div class="pair">{"".join(charts)}</div>{rounds(rows)}</section>'
 
 
-def levels(summary: RunSummary, figure: str) -> list[Level]:
-    """The baselines' value of one figure, to draw beside the curve."""
-    return [Level(name, getattr(metrics, figure)) for name, metrics in summary.baselines.items()]
+def levels(summary: RunSummary, figure: str, without: Collection[str] = ()) -> list[Level]:
+    """The baselines' value of one figure, to draw beside the curve; those named in `without` are left out."""
+    return [Level(name, getattr(metrics, figure)) for name, metrics in summary.baselines.items() if name not in without]
 
 
 def rounds(rows: list[RoundRow]) -> str:
@@ -248,9 +248,9 @@ def rounds(rows: list[RoundRow]) -> str:
     cells = [
         [
             f"{row.round:,}",
-            number(row.loss, 4),
             number(row.primary, 4),
             number(row.auc, 4),
+            number(row.log_loss, 4),
             number(row.epsilon, 3),
             f"{row.cohort:,}",
             f"{row.replies:,}",
@@ -259,7 +259,7 @@ def rounds(rows: list[RoundRow]) -> str:
         for row in shown
     ]
     some = f"{len(cells)} of {len(rows):,} rounds" if len(cells) < len(rows) else "All rounds"
-    header = ["round", "loss", "primary", "AUC", "epsilon", "drawn", "answered", "seconds"]
+    header = ["round", "primary", "AUC", "log loss", "epsilon", "drawn", "answered", "seconds"]
     return f"<details><summary>{some} as a table</summary>{table(some, header, cells)}</details>"
 
 
@@ -278,7 +278,7 @@ def privacy(summary: RunSummary) -> str:
     book = f'<h3>Ledger</h3><dl class="facts">{ledger}</dl>' if ledger else ""
     return (
         f'<section><h2>Privacy</h2><div class="pair">{curve}<div><h3>{heading}</h3><ul>{claims}</ul>{book}</div></div>'
-        '<p class="note">The guarantee covers the releases listed in the ledger. Losses, scores and counts of devices '
+        '<p class="note">The guarantee covers the releases listed in the ledger. Scores and counts of devices '
         "on this page are read inside the simulation: treat the page as data of the devices, and do not publish it.</p>"
         "</section>"
     )

@@ -34,7 +34,7 @@ RELEASE = ReleaseFacts(
 
 
 def rounds(count, **changed):
-    made = [RoundRow(n, 0.7 - 0.1 * n / count, 4 * n / count, 2700, 2500, 1.0) for n in range(1, count + 1)]
+    made = [RoundRow(n, 4 * n / count, 2700, 2500, 1.0) for n in range(1, count + 1)]
     return [msgspec.structs.replace(row, **changed) for row in made]
 
 
@@ -44,7 +44,7 @@ def summary(**changed):
         created="2026-11-23 17:42 UTC",
         dataset=DatasetFacts("kuairand", 27_285, 817_187, "CC BY-SA 4.0"),
         experiment='[privacy]\nepsilon = 4.0\nname = "<quiet>"\n',
-        rounds=rounds(20, primary=0.54, auc=0.69),
+        rounds=rounds(20, log_loss=0.57, primary=0.54, auc=0.69),
         metrics=RUN,
         baselines={"popularity": POPULAR},
         calibration=[(0.1, 0.12, 100), (0.5, 0.4, 100)],
@@ -211,10 +211,20 @@ def test_a_run_without_noise_shows_an_infinite_epsilon_and_no_curve():
     assert "Epsilon spent, all rounds so far" not in page
 
 
-def test_rounds_nobody_answered_are_counted_and_not_drawn():
-    mixed = [*rounds(5), RoundRow(6, math.nan, 4.0, 2700, 0, 1.0)]
-    assert "1 rounds without a finite loss" in render(summary(rounds=mixed))
-    assert "Training loss (nats)</figcaption>" not in render(summary(rounds=rounds(3, loss=math.nan)))
+def test_log_loss_is_drawn_where_it_was_measured_and_without_the_mark_of_chance():
+    chance = msgspec.structs.replace(POPULAR, log_loss=0.999)
+    page = render(summary(baselines={"popularity": POPULAR, "random": chance}))
+    chart = re.search(r"<figcaption>Log loss on held-out rows \(nats\)</figcaption>.*?</figure>", page).group()
+    assert "this run 0.570" in chart
+    assert ">popularity<" in chart
+    assert ">random<" not in chart
+    assert "Log loss on held-out rows (nats)" not in render(summary(rounds=rounds(3)))
+
+
+def test_the_top_names_the_best_of_the_others():
+    top = render(summary(baselines={"popularity": POPULAR, "chance": RUN})).split("<main>")[0]
+    assert "best other: 0.555 by popularity" in top
+    assert "best other: 0.697 by chance" in top
 
 
 def test_an_unfinished_run_says_what_is_missing():
