@@ -56,9 +56,17 @@ class Examples:
         """Number of rows over all devices."""
         return len(self.ad)
 
-    def take(self, devices: npt.NDArray[np.integer]) -> "Examples":
-        """The rows of the given devices, in the order given; the catalogue is shared, not copied."""
-        starts, stops = self.offsets[devices], self.offsets[np.asarray(devices) + 1]
+    def take(self, devices: npt.NDArray[np.integer], newest: int | None = None) -> "Examples":
+        """The rows of the given devices, in the order given; the catalogue is shared, not copied.
+
+        Args:
+            devices: indices; one may be given more than once.
+            newest: how many of each device's rows to keep, the newest ones; None for all.
+        """
+        stops = self.offsets[np.asarray(devices) + 1]
+        starts = self.offsets[devices]
+        if newest is not None:
+            starts = np.maximum(starts, stops - newest)
         lengths = stops - starts
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         picked = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])

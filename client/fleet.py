@@ -89,16 +89,25 @@ def fleet_update(
     """
     total = {name: np.zeros(shape) for name, shape in shapes(schema, config).items()}
     clipped = 0
-    for chunk in chunks(examples, np.asarray(devices, np.int64), training.max_rows, chunk_rows):
-        clipped += _train_chunk(parameters, examples.take(chunk), schema, config, training, clip_norm, total)
+    seen = training.max_rows + schema.history_length
+    for chunk in chunks(examples, np.asarray(devices, np.int64), seen, chunk_rows):
+        rows = examples.take(chunk, newest=seen)
+        clipped += _train_chunk(parameters, rows, schema, config, training, clip_norm, total)
     return FleetUpdate(total, len(devices), clipped)
 
 
 def chunks(
-    examples: Examples, devices: npt.NDArray[np.int64], max_rows: int, chunk_rows: int
+    examples: Examples, devices: npt.NDArray[np.int64], newest: int, chunk_rows: int
 ) -> Iterator[npt.NDArray[np.int64]]:
-    """Devices with rows, grouped by like size so that padding stays small."""
-    lengths = examples.offsets[devices + 1] - examples.offsets[devices]
+    """Devices with rows, grouped by like size so that padding stays small.
+
+    Args:
+        examples: their rows.
+        devices: indices.
+        newest: how many of a device's rows count.
+        chunk_rows: most padded rows of a group with more than one device.
+    """
+    lengths = np.minimum(examples.offsets[devices + 1] - examples.offsets[devices], newest)
     order = np.argsort(-lengths, kind="stable")
     order = order[lengths[order] > 0]
     start = 0

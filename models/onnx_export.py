@@ -28,7 +28,7 @@ MOST_CANDIDATES = 4096
 OPERATORS = frozenset(
     {
         "Add", "And", "Cast", "Concat", "Constant", "Div", "Equal", "Expand", "Gather", "Greater", "GreaterOrEqual",
-        "MatMul", "Mul", "Not", "ReduceSum", "Relu", "Reshape", "Shape", "Sigmoid", "Slice", "Softmax", "Sub",
+        "Log", "MatMul", "Mul", "Not", "ReduceSum", "Relu", "Reshape", "Shape", "Sigmoid", "Slice", "Softmax", "Sub",
         "Transpose", "Unsqueeze",
     }
 )  # fmt: skip

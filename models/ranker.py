@@ -9,7 +9,8 @@ embedding width. In training each row is its own request with one candidate, N =
 
 Architecture: embeddings with a first-order weight per row (Rendle 2010, factorization machines); target attention over
 past events (Zhou et al. 2018, DIN); exact-match interest counts; DCN-v2 cross layers (Wang et al. 2021, section 3.1);
-a small MLP; heads click and conversion-given-click, trained as pCTCVR (Ma et al. 2018, ESMM). No batch norm.
+a small MLP; heads click and conversion-given-click, trained as pCTCVR (Ma et al. 2018, ESMM). First-order weights speak
+for the click head only. No batch norm: it would mix records and break the privacy argument.
 """
 
 import math
@@ -35,17 +36,23 @@ class RankerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         tower_width: outputs of the user-and-context tower.
         cross_layers: DCN-v2 layers on the concatenated inputs.
         hidden_width: units of the MLP's one hidden layer.
+        click_rate: public guess of the share of impressions that are clicked, where training starts.
+        conversion_rate: public guess of the share of clicks that convert, likewise.
     """
 
     embedding_width: int = 8
     tower_width: int = 16
     cross_layers: int = 1
     hidden_width: int = 32
+    click_rate: float = 0.5
+    conversion_rate: float = 0.5
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot be built."""
         if min(self.embedding_width, self.tower_width, self.hidden_width) < 1 or self.cross_layers < 0:
             raise ValueError("ranker widths must be at least 1 and cross_layers at least 0")
+        if not (0 < self.click_rate < 1 and 0 < self.conversion_rate < 1):
+            raise ValueError("click_rate and conversion_rate must lie between 0 and 1")
 
 
 class Batch(NamedTuple):
@@ -70,8 +77,9 @@ class Interest(NamedTuple):
     """The part of the input that no weight touches: computed once, reused every local step.
 
     Attributes:
-        counts: (..., N, 2 * history features + 2): per history feature the share of visible events that match the
-            candidate and were clicked, and that match and were not; then the same shares over all visible events.
+        counts: (..., N, 2 * history features + 2): per history feature the logarithm of one plus the number of visible
+            events that match the candidate and were clicked, and of those that match and were not; then the share of
+            all visible events that were clicked, and of those that were not.
     """
 
     counts: Tensor
@@ -92,7 +100,7 @@ def interest(batch: Batch, click_row: int) -> Interest:
         ad = batch.ad[..., field].unsqueeze(-1)
         same = ((ad == batch.events[..., field].unsqueeze(-2)) & (ad > 0)).to(visible.dtype)
         hits, misses = (same * clicked).sum(-1), (same * passed).sum(-1)
-        columns += [hits / (hits + misses + 1.0), misses / (hits + misses + 1.0)]
+        columns += [torch.log(hits + 1.0), torch.log(misses + 1.0)]
     total = visible.sum(-1) + 1.0
     ones = torch.ones_like(batch.ad[..., 0]).to(visible.dtype)
     columns += [ones * (clicked.sum(-1) / total), ones * (passed.sum(-1) / total)]
@@ -116,6 +124,7 @@ def shapes(schema: FeatureSchema, config: RankerConfig) -> dict[str, tuple[int, 
         out[f"cross.{layer}.weight"] = (x, x)
         out[f"cross.{layer}.bias"] = (1, x)
     return out | {
+        "interest.weight": (2 * len(schema.history) + 2, heads),
         "hidden.weight": (x, config.hidden_width),
         "hidden.bias": (1, config.hidden_width),
         "head.weight": (x + config.hidden_width, heads),
@@ -124,7 +133,7 @@ def shapes(schema: FeatureSchema, config: RankerConfig) -> dict[str, tuple[int, 
 
 
 def initial(schema: FeatureSchema, config: RankerConfig, seed: int) -> dict[str, Tensor]:
-    """Fresh parameters: small embeddings, scaled dense layers, a silent head.
+    """Fresh parameters: small embeddings, unit dense layers, a head that says the guessed rates and nothing else.
 
     The head starts at zero, so that the first rounds move the biases and first-order weights, which carry most of the
     signal, before noise has anything to amplify.
@@ -136,7 +145,10 @@ def initial(schema: FeatureSchema, config: RankerConfig, seed: int) -> dict[str,
             weight = torch.randn(shape, generator=generator) * 0.05
             weight[:, 0] = 0.0
             weight[0] = 0.0
-        elif name.endswith("bias") or name == "head.weight":
+        elif name == "head.bias":
+            rates = torch.tensor([[config.click_rate, config.conversion_rate]])
+            weight = torch.logit(rates[:, : shape[1]])
+        elif name.endswith("bias") or name in ("head.weight", "interest.weight"):
             weight = torch.zeros(shape)
         else:
             weight = torch.randn(shape, generator=generator)
@@ -193,7 +205,11 @@ def logits(
         layer += 1
     hidden = torch.relu(dense(x, parameters, "hidden"))
     first_order = ad[..., 0].sum(-1, keepdim=True) + context[..., 0].sum(-1, keepdim=True)
-    return dense(torch.cat([x, hidden], -1), parameters, "head") + first_order
+    liking = seen.counts @ parameters["interest.weight"]
+    head = dense(torch.cat([x, hidden], -1), parameters, "head") + liking
+    if head.shape[-1] == 1:
+        return head + first_order
+    return torch.cat([head[..., :1] + first_order, head[..., 1:]], -1)
 
 
 def probabilities(scores: Tensor) -> Tensor:

@@ -37,10 +37,10 @@ class ServerOptimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     """
 
     kind: Literal["fedavg", "momentum", "fedadam"] = "fedadam"
-    learning_rate: float = 0.01
+    learning_rate: float = 0.02
     momentum: float = 0.9
     second_moment: float = 0.99
-    averaging: float = 0.9
+    averaging: float = 0.95
 
     def __post_init__(self) -> None:
         """Refuse rates that cannot train."""

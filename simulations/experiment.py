@@ -1,7 +1,7 @@
 """One experiment: every setting of a run, in one TOML file.
 
 A run is fully described by this file and the data it names. Settings not given take the defaults of the data set, which
-were chosen on its training and validation rows. Unknown keys are refused, so that a typing mistake cannot pass silently.
+were chosen on its training and validation rows. Unknown keys are refused: a typing mistake cannot pass silently.
 """
 
 import math
@@ -19,6 +19,10 @@ from sottovoce.privacy.errors import ConfigError
 from sottovoce.server.optimizer import ServerOptimizer
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
+Seed = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+LEAST_DELTA = 1e-12
+"""Below it accountants drown in rounding errors."""
 
 
 class DataSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -36,9 +40,9 @@ class DataSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     name: Literal["market", "kuairand", "movietweetings", "completejourney", "table"] = "market"
     file: str = ""
     schema: str = ""
-    devices: Count = 20_000
-    rows_per_device: Count = 30
-    seed: int = 0
+    devices: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] = 20_000
+    rows_per_device: Annotated[int, msgspec.Meta(ge=2, le=10_000)] = 30
+    seed: Seed = 0
 
 
 class PrivacyTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -46,7 +50,7 @@ class PrivacyTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     Attributes:
         epsilon: budget for an outsider; the noise is found for it. `inf` trains without noise.
-        delta: chance with which the guarantee may fail; below 1 / devices.
+        delta: chance with which the guarantee may fail; below 1 / devices, at least 1e-12.
         clip_norm: C, largest L2 norm of one device's update.
         sampling_rate: q, chance of a device to be drawn in a round.
         noise: `secure` from the operating system; `seeded` repeats the run exactly and guarantees nothing; `none`.
@@ -54,14 +58,16 @@ class PrivacyTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     epsilon: float = 4.0
     delta: float = 1e-5
-    clip_norm: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    clip_norm: Annotated[float, msgspec.Meta(ge=1e-6, le=1e6)] = 1.0
     sampling_rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.1
     noise: Literal["secure", "seeded", "none"] = "secure"
 
     def __post_init__(self) -> None:
         """Refuse budgets that mean nothing."""
-        if not self.epsilon > 0 or not 0 < self.delta < 1:
-            raise ValueError("epsilon must be above 0, delta between 0 and 1")
+        if not self.epsilon > 0:
+            raise ValueError(f"epsilon = {self.epsilon} is not above 0")
+        if not LEAST_DELTA <= self.delta < 1:
+            raise ValueError(f"delta = {self.delta} is not between {LEAST_DELTA:g} and 1")
         if math.isinf(self.epsilon) != (self.noise == "none"):
             raise ValueError("epsilon = inf and noise = 'none' go together: both or neither")
 
@@ -81,9 +87,9 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         privacy: what may be revealed.
     """
 
-    rounds: Count = 60
-    seed: int = 0
-    nodes: Count = 2
+    rounds: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 60
+    seed: Seed = 0
+    nodes: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 2
     evaluate_every: Count = 10
     data: DataSource = DataSource()
     model: RankerConfig = RankerConfig()
@@ -97,8 +103,8 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "market": {},
-    "kuairand": {"rounds": 200, "evaluate_every": 20},
+    "market": {"model": {"click_rate": 0.05, "conversion_rate": 0.1}, "server": {"learning_rate": 0.05}},
+    "kuairand": {"rounds": 200, "evaluate_every": 20, "privacy": {"clip_norm": 0.5}},
     "movietweetings": {"rounds": 100, "privacy": {"delta": 1e-4}},
     "completejourney": {"rounds": 100, "privacy": {"delta": 1e-4}},
     "table": {},
@@ -145,9 +151,10 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not equals or not key:
         raise ConfigError(f"--set {text}: not KEY=VALUE", "write for example --set server.learning_rate=0.02")
     try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+        parsed = tomllib.loads(f"value = {value}")
     except tomllib.TOMLDecodeError:
         return key.strip(), value
+    return key.strip(), parsed["value"] if len(parsed) == 1 else value
 
 
 def _set(table: dict[str, Any], path: list[str], value: Any, key: str) -> None:

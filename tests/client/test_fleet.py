@@ -82,6 +82,20 @@ def test_the_fleet_computes_what_each_device_would_alone(heads, moments):
     assert any(np.abs(value).max() > 1e-3 for value in alone.values())
 
 
+def test_a_device_with_a_long_past_costs_no_more_than_its_newest_rows_and_its_history():
+    made = schema()
+    training, values = LocalTraining(max_rows=3), parameters(made)
+    long = examples(made, [40])
+    kept = long.take(np.array([0]), newest=3 + made.history_length)
+    assert kept.rows == 7
+    whole = fleet_update(values, long, made, CONFIG, training, 1.0, np.array([0])).total
+    part = fleet_update(values, kept, made, CONFIG, training, 1.0, np.array([0])).total
+    alone = one_by_one(values, long, made, training, 1.0, [0])
+    for name in values:
+        np.testing.assert_array_equal(whole[name], part[name])
+        np.testing.assert_allclose(whole[name], alone[name], atol=1e-5)
+
+
 def test_ten_rounds_of_the_fleet_end_where_ten_rounds_one_by_one_end():
     made = schema()
     rows = examples(made, [5, 2, 9, 0, 4])

@@ -44,7 +44,9 @@ def superlink(tmp_path):
     bin_folder = Path(sys.executable).parent
     home, runtime, control = tmp_path / "flwr", free_port(), free_port()
     home.mkdir()
-    (home / "config.toml").write_text(f'[superlink]\ndefault = "test"\n[superlink.test]\naddress = "127.0.0.1:{runtime}"\ninsecure = true\n')
+    (home / "config.toml").write_text(
+        f'[superlink]\ndefault = "test"\n[superlink.test]\naddress = "127.0.0.1:{runtime}"\ninsecure = true\n'
+    )
     environment = os.environ | {
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
@@ -78,7 +80,9 @@ def run_on_flower(environment, arguments, folder, rounds):
         time.sleep(0.5)
 
 
-@pytest.mark.skipif(shutil.which("flower-superlink", path=Path(sys.executable).parent) is None, reason="flwr not installed")
+@pytest.mark.skipif(
+    shutil.which("flower-superlink", path=Path(sys.executable).parent) is None, reason="flwr not installed"
+)
 def test_the_same_run_on_flowers_simulation_runtime_ends_with_the_same_weights(tmp_path, superlink):
     pytest.importorskip("ray", reason="needs the extra sottovoce[ray]")
     file = tmp_path / "experiment.toml"
