@@ -231,11 +231,11 @@ def cross_check(counts: Counts, delta: float) -> dict[str, float | None]:
     """The same releases by every accountant: `pld`, `rdp`, `opacus_prv`, `opacus_rdp`.
 
     None where an accountant is out of its range: PRV below z = 0.3, above epsilon 50 or with more than 20 distinct
-    events takes minutes or gives infinity.
+    events takes minutes or gives infinity; below delta 1e-12 it gives up.
     """
     group = _group(counts)
     pld = epsilon_pld(counts, delta)
-    fits = group is not None and len(group) <= 20 and pld <= 50
+    fits = group is not None and len(group) <= 20 and pld <= 50 and delta >= 1e-12
     fits = fits and all(event.noise_multiplier >= 0.3 for event, _ in group or ())
     return {
         "pld": pld,

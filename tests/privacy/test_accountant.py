@@ -164,3 +164,7 @@ def test_out_of_range_accountants_are_left_out_not_guessed():
     assert cross_check({event(0.02, 0.25): 200}, DELTA)["opacus_prv"] is None
     none = cross_check({NonPrivate(sampling_rate=0.1): 1}, DELTA)
     assert none == {"pld": math.inf, "rdp": math.inf, "opacus_prv": None, "opacus_rdp": math.inf}
+
+
+def test_a_delta_below_what_prv_can_resolve_leaves_it_out_instead_of_failing():
+    assert cross_check({event(0.02, 8.0): 2}, 1e-15)["opacus_prv"] is None
