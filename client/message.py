@@ -5,8 +5,12 @@ round it belongs to, and the number of devices asked, which the coordinator alre
 of the data behind it. Every field is checked on arrival; a reply that fails a check is dropped, the round goes on.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
+from tokenize import TokenError
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +23,9 @@ FloatArrays = Mapping[str, npt.NDArray[np.float32]]
 
 NORM_SLACK = 1e-5
 """Relative slack on a sum's norm for float32 rounding on the wire."""
+
+MOST_DEVICES = 2**40
+"""Devices that one node may claim to host; keeps the numbering of a population within 64 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +92,7 @@ def read_enrolment(record: RecordDict) -> Enrolment:
     """From the wire; raises UpdateError when it is not a sensible enrolment."""
     fields = _config(record, "enrolment", {"devices": int, "order": int})
     enrolment = Enrolment(fields["devices"], fields["order"])
-    if enrolment.devices < 0:
+    if not 0 <= enrolment.devices <= MOST_DEVICES:
         raise UpdateError(f"node enrols {enrolment.devices} devices", "the node is left out")
     return enrolment
 
@@ -136,8 +143,10 @@ def read_instruction(record: RecordDict) -> Instruction:
 
 def reply_record(reply: Reply) -> RecordDict:
     """For the wire."""
-    config = {"run_id": reply.run_id, "round": reply.round, "plan_hash": reply.plan_hash, "devices": reply.devices}
-    return RecordDict({"total": _arrays(reply.total), "reply": ConfigRecord(config)})
+    config = ConfigRecord(
+        {"run_id": reply.run_id, "round": reply.round, "plan_hash": reply.plan_hash, "devices": reply.devices}
+    )
+    return RecordDict({"total": _arrays(reply.total), "reply": config})
 
 
 def read_reply(record: RecordDict, asked: Instruction) -> Reply:
@@ -167,7 +176,7 @@ def read_reply(record: RecordDict, asked: Instruction) -> Reply:
     if not np.isfinite(squares):
         raise UpdateError("reply holds NaN or infinity", "the reply is dropped")
     bound = asked.clip_norm * len(asked.devices)
-    if squares > (bound * (1 + NORM_SLACK)) ** 2:
+    if math.sqrt(squares) > bound * (1 + NORM_SLACK):
         raise UpdateError(f"reply of norm {squares**0.5:.3g} exceeds {bound:.3g}", "the reply is dropped")
     return reply
 
@@ -176,17 +185,33 @@ def _arrays(values: FloatArrays) -> ArrayRecord:
     return ArrayRecord({name: Array(np.ascontiguousarray(value, np.float32)) for name, value in values.items()})
 
 
-def _numpy(record: RecordDict, key: str) -> dict[str, npt.NDArray[np.float32]]:
+def _numpy(record: RecordDict, key: str) -> dict[str, npt.NDArray[Any]]:
     arrays = record.array_records.get(key)
     if arrays is None:
         raise UpdateError(f"message without {key!r}", "the message is dropped")
     try:
-        return {name: array.numpy() for name, array in arrays.items()}
-    except (TypeError, ValueError, EOFError, OSError) as error:
+        return {name: _read(array) for name, array in arrays.items()}
+    except (TypeError, ValueError, SyntaxError, TokenError, MemoryError, RecursionError) as error:
+        # numpy reads a header as Python text, so that a hostile one can fail like any Python text.
         raise UpdateError(f"arrays in {key!r} cannot be read: {error}", "the message is dropped") from error
 
 
-def _config(record: RecordDict, key: str, types: Mapping[str, type]) -> dict:  # type: ignore[type-arg]
+def _read(array: Array) -> npt.NDArray[Any]:
+    """The array of plain .npy bytes, and of nothing else that numpy could be talked into loading.
+
+    `Array.numpy` would open a zip archive, and would allocate whatever size a header claims.
+    """
+    stream = BytesIO(array.data)
+    if array.stype != "numpy.ndarray" or np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError("not .npy data")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    held = len(array.data) - stream.tell()
+    if fortran or dtype.hasobject or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != held:
+        raise ValueError(f"{dtype}{list(shape)} in {held} bytes")
+    return np.frombuffer(array.data, dtype, offset=stream.tell()).reshape(shape).copy()
+
+
+def _config(record: RecordDict, key: str, types: Mapping[str, type]) -> dict[str, Any]:
     config = record.config_records.get(key)
     if config is None or set(config) != set(types):
         raise UpdateError(f"message without a proper {key!r}", "the message is dropped")
