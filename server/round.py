@@ -21,6 +21,7 @@ from sottovoce.client.message import FloatArrays, Instruction, instruction_recor
 from sottovoce.privacy.budget import Budget
 from sottovoce.privacy.entropy import Entropy
 from sottovoce.privacy.errors import BudgetError, ConfigError, UpdateError
+from sottovoce.privacy.events import NoiseKind
 from sottovoce.privacy.ledger import Ledger
 from sottovoce.privacy.plan import MechanismPlan
 from sottovoce.server import checkpoint
@@ -112,7 +113,6 @@ class Coordinator:
         """One round; raises BudgetError, with nothing asked of anybody, when it cannot be paid for."""
         began = self.clock()
         reservation = self.budget.reserve(self.plan, self.run_id, number, self._noise_kind)
-        head = self.ledger.head()
         cohort = self.plan.sampler().draw(self.entropy.generator("cohort", number))
         total, answered, dropped = self._collect(number, population, cohort)
         self.step.step(total, reservation, self.entropy.generator("noise", number))
@@ -121,8 +121,8 @@ class Coordinator:
             round=number,
             plan_hash=self.plan.digest(),
             schema_digest=self.schema_digest,
-            ledger_length=head.length,
-            ledger_hash=head.hash,
+            ledger_length=reservation.seq,
+            ledger_hash=reservation.hash,
         )
         data = checkpoint.write(self.folder, self.step.state(), facts)
         self.ledger.commit(reservation, hashlib.sha256(data).hexdigest())
@@ -135,13 +135,13 @@ class Coordinator:
         )
 
     @property
-    def _noise_kind(self):  # type: ignore[no-untyped-def]
+    def _noise_kind(self) -> NoiseKind:
         return self.entropy.kind if self.plan.noise_multiplier else "none"
 
     def _collect(
         self, number: int, population: Population, cohort: npt.NDArray[np.int64]
     ) -> tuple[dict[str, npt.NDArray[np.float64]], int, list[str]]:
-        """Ask the cohort and add up what is usable, in the order of the nodes so that the sum does not depend on speed."""
+        """Ask the cohort and add up what is usable, in the order of the nodes: their speed must not change the sum."""
         parameters: FloatArrays = {name: value.numpy() for name, value in self.step.parameters.items()}
         asked = {
             node: Instruction(

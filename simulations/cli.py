@@ -6,8 +6,12 @@ command loads only what it needs, so that `pick` runs where nothing but the devi
 
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import click
@@ -15,6 +19,8 @@ import click
 from sottovoce.privacy.errors import SottovoceError
 
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+
+INTERRUPTED = SottovoceError("interrupted", "nothing is half done: run the same command again")
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "simulate": ("cli_train", "Train across simulated devices under a privacy budget."),
@@ -39,17 +45,8 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, _ = COMMANDS[cmd_name]
-        try:
-            loaded = importlib.import_module(f"sottovoce.simulations.{module}")
-        except ModuleNotFoundError as error:
-            missing = (error.name or "").partition(".")[0]
-            if missing == "sottovoce":
-                raise
-            raise SottovoceError(
-                f"`sottovoce {cmd_name}` needs {missing}, which is not installed",
-                'install everything with: pip install "sottovoce[train]"',
-            ) from None
-        command: click.Command = getattr(loaded, cmd_name)
+        with _interruptible():
+            command: click.Command = getattr(importlib.import_module(f"sottovoce.simulations.{module}"), cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -76,18 +73,51 @@ def run(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         error.show()
         return 2
-    except click.Abort:
-        click.echo("interrupted", err=True)
-        return 1
+    except (click.Abort, KeyboardInterrupt):
+        return _refuse(INTERRUPTED)
     except SottovoceError as error:
-        click.echo(f"error: {error.what}", err=True)
-        if error.todo:
-            click.echo(f"  -> {error.todo}", err=True)
-        return 1
+        return _refuse(error)
+    except MemoryError:
+        return _refuse(SottovoceError("not enough memory", "take fewer devices, fewer rows or a smaller model"))
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing == "sottovoce":
+            raise
+        return _refuse(
+            SottovoceError(
+                f"this command needs {missing}, which is not installed",
+                'install everything with: pip install "sottovoce[train]"',
+            )
+        )
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code if isinstance(code, int) else 0
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C end the process while libraries load: compiled ones would turn it into an error of theirs."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - signature of a signal handler
+        os._exit(_refuse(INTERRUPTED))
+
+    before = signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _refuse(error: SottovoceError) -> int:
+    """What happened and what to do, one line each."""
+    click.echo(f"error: {error.what}", err=True)
+    if error.todo:
+        click.echo(f"  -> {error.todo}", err=True)
+    return 1
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 import numpy as np
-import torch
 
 from sottovoce.client.fleet import LocalTraining, fleet_update
 from sottovoce.models.bundle import unpack
@@ -16,7 +15,7 @@ from sottovoce.models.schema import load_schema
 from sottovoce.privacy.clip import clip_factors
 from sottovoce.privacy.errors import DeviceError
 from sottovoce.simulations.alone import train_alone
-from sottovoce.simulations.cli_options import PATH, as_json, print_json
+from sottovoce.simulations.cli_options import PATH, as_json, print_json, torch_threads
 from sottovoce.simulations.latency import SIZES, measure
 from sottovoce.simulations.market import load
 from sottovoce.simulations.runtimes import callers
@@ -43,20 +42,21 @@ def fleet(devices: int, repeats: int, json_output: bool) -> None:
     some = everyone[:: max(1, len(everyone) // LOOPED)][:LOOPED]
     times: dict[str, list[float]] = {"fleet": [], "loop": []}
     difference = 0.0
-    for _ in range(repeats):
-        began = time.perf_counter()
-        fleet_update(parameters, dataset.train, dataset.schema, config, training, 1.0, everyone)
-        times["fleet"].append((time.perf_counter() - began) * 1e3 / len(everyone))
-        began = time.perf_counter()
-        total = {name: np.zeros(value.shape) for name, value in parameters.items()}
-        for device in some:
-            update = train_alone(parameters, dataset.train, int(device), dataset.schema, config, training)
-            norm = np.sqrt(sum(float(np.square(value).sum()) for value in update.values()))
-            for name, value in update.items():
-                total[name] += value * clip_factors(np.array([norm]), 1.0)[0]
-        times["loop"].append((time.perf_counter() - began) * 1e3 / len(some))
-        same = fleet_update(parameters, dataset.train, dataset.schema, config, training, 1.0, some).total
-        difference = max(difference, *(float(np.abs(same[name] - total[name]).max()) for name in total))
+    with torch_threads(1):
+        for _ in range(repeats):
+            began = time.perf_counter()
+            fleet_update(parameters, dataset.train, dataset.schema, config, training, 1.0, everyone)
+            times["fleet"].append((time.perf_counter() - began) * 1e3 / len(everyone))
+            began = time.perf_counter()
+            total = {name: np.zeros(value.shape) for name, value in parameters.items()}
+            for device in some:
+                update = train_alone(parameters, dataset.train, int(device), dataset.schema, config, training)
+                norm = np.sqrt(sum(float(np.square(value).sum()) for value in update.values()))
+                for name, value in update.items():
+                    total[name] += value * clip_factors(np.array([norm]), 1.0)[0]
+            times["loop"].append((time.perf_counter() - began) * 1e3 / len(some))
+            same = fleet_update(parameters, dataset.train, dataset.schema, config, training, 1.0, some).total
+            difference = max(difference, *(float(np.abs(same[name] - total[name]).max()) for name in total))
     medians = {name: float(np.median(values)) for name, values in times.items()}
     ratios = [loop / ours for loop, ours in zip(times["loop"], times["fleet"], strict=True)]
     result = {
@@ -65,15 +65,15 @@ def fleet(devices: int, repeats: int, json_output: bool) -> None:
         "ratio_range": {"loop": [round(min(ratios), 1), round(max(ratios), 1)]},
         "max_abs_diff": difference,
         "devices": len(everyone),
-        "threads": torch.get_num_threads(),
+        "threads": 1,
     }
     if json_output:
         print_json(result)
         return
-    click.echo(f"{len(everyone):,} market devices, {training.steps} local steps, {torch.get_num_threads()} threads")
-    for name, value in medians.items():
+    click.echo(f"{len(everyone):,} market devices, {training.steps} local steps, one thread")
+    for name, median in medians.items():
         spread = f"{min(times[name]):.3f} ... {max(times[name]):.3f}"
-        click.echo(f"  {name:6}{value:9.3f} ms per device and round   ({spread} over {repeats} repeats)")
+        click.echo(f"  {name:6}{median:9.3f} ms per device and round   ({spread} over {repeats} repeats)")
     click.echo(f"  loop / fleet {np.median(ratios):.0f} ({min(ratios):.0f} ... {max(ratios):.0f})")
     click.echo(f"  largest difference between the two sums of {len(some)} updates: {difference:.1e}")
 
@@ -91,12 +91,8 @@ def runtime(bundle: Path, rounds: int, json_output: bool) -> None:
     schema = load_schema(files["schema.json"])
     rng = np.random.default_rng(0)
     asked = {size: random_requests(schema, 1, size, rng)[0] for size in SIZES}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with torch_threads(1):
         result = measure(callers(files["model.tflite"], files["model.onnx"], asked), rounds, rng)
-    finally:
-        torch.set_num_threads(threads)
     if json_output:
         print_json(result)
         return

@@ -1,14 +1,15 @@
 """`data`: describe, download and hand out data."""
 
-import sys
 from pathlib import Path
 
 import click
 
+from sottovoce.models.atomic import write_atomically
 from sottovoce.privacy.errors import DataError
 from sottovoce.simulations import phone
 from sottovoce.simulations.cli_options import PATH, as_json, data_dir, print_json
 from sottovoce.simulations.data_sources import SOURCES, source
+from sottovoce.simulations.describe import DatasetSummary
 from sottovoce.simulations.describe import describe as describe_dataset
 from sottovoce.simulations.experiment import compose
 from sottovoce.simulations.fetch import fetch as fetch_source
@@ -38,7 +39,30 @@ def describe(
     if json_output:
         print_json(summary)
     else:
-        click.echo(summary.text())
+        _show(summary)
+
+
+def _show(summary: DatasetSummary) -> None:
+    """The figures, aligned."""
+    lines = [
+        ("devices", f"{summary.devices:,}  ({summary.cold_devices:,} with held-out rows only)"),
+        ("ads", f"{summary.ads:,}"),
+        ("table rows", f"{summary.table_rows:,}"),
+    ]
+    for part, figures in (("training rows", summary.train), ("held-out rows", summary.valid)):
+        spread = figures.rows_per_device
+        rates = ", ".join(f"{head} {rate:.2%}" for head, rate in figures.positive_rate.items())
+        lines.append((part, f"{figures.rows:,} of {figures.devices_with_rows:,} devices; {rates}"))
+        lines.append(
+            ("  per device", f"median {spread.median:g}, 90 % have at most {spread.p90:g}, most {spread.max:,}")
+        )
+    lines += [("licence", summary.licence), ("thanks to", summary.citation)]
+    click.echo(summary.name)
+    for name, told in lines:
+        click.echo(f"  {name:15}{told}")
+    click.echo(f"  {'feature':20}{'source':10}{'kind':10}{'buckets':>9}{'used':>9}{'missing':>9}")
+    for one in summary.features:
+        click.echo(f"  {one.name:20}{one.source:10}{one.kind:10}{one.buckets:9,}{one.used:9,}{one.missing:9.1%}")
 
 
 @data.command()
@@ -67,8 +91,8 @@ def fetch(name: str, into: Path, mirror: str | None) -> None:
 @click.option("--out", type=PATH, required=True, help="Folder for the files.")
 @click.option("--device", type=click.IntRange(min=0), default=0, show_default=True, help="Which person of the market.")
 @click.option("--visit", type=click.IntRange(min=0), default=0, show_default=True, help="Which of their visits.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the market.")
-@click.option("--rows-per-device", type=int, default=30, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the market.")
+@click.option("--rows-per-device", type=click.IntRange(2, 10_000), default=30, show_default=True)
 def device(out: Path, device: int, visit: int, seed: int, rows_per_device: int) -> None:
     """Write what the phone of a market device holds: catalogue, event log, consent, and a page's request."""
     market = Market(seed, rows_per_device=rows_per_device)
@@ -81,9 +105,9 @@ def device(out: Path, device: int, visit: int, seed: int, rows_per_device: int) 
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            (out / name).write_bytes(content)
+            write_atomically(out / name, content)
     except OSError as error:
         raise DataError(f"{out}: {error.strerror}", "choose a folder you may write to") from error
     moment = phone.visit(market, device, visit).time
-    click.echo(f"{out}: device {device}, visit {visit} at {moment:%Y-%m-%dT%H:%M:%SZ}", file=sys.stderr)
+    click.echo(f"{out}: what device {device} holds at its visit {visit}; its time is on standard output", err=True)
     click.echo(f"{moment:%Y-%m-%dT%H:%M:%SZ}")

@@ -1,4 +1,4 @@
-"""`release` and `pick`: from a run to a signed file, and from that file to an ad. `pick` needs the device runtime only."""
+"""`release` and `pick`: from a run to a signed file, from that file to an ad. `pick` needs the device runtime only."""
 
 from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
@@ -25,7 +25,7 @@ from sottovoce.models.signing import (
 )
 from sottovoce.models.trust import Trust, check_golden
 from sottovoce.privacy.errors import DeviceError
-from sottovoce.simulations.cli_options import PATH, as_json, data_dir, print_json
+from sottovoce.simulations.cli_options import PATH, as_json, data_dir, print_json, torch_threads
 
 SHOWN_LOSERS = 6
 
@@ -36,8 +36,12 @@ SHOWN_LOSERS = 6
 @click.option("--gates", type=PATH, help="release.toml with the limits. [default: the built-in ones]")
 @click.option("--out", type=PATH, help="Where the bundle goes. [default: RUN/bundle.svb]")
 @click.option("--model-id", help="The line of models. [default: the data set's name]")
-@click.option("--version", type=int, help="Above every earlier one of the line. [default: seconds since 1970]")
-@click.option("--expires-days", type=int, default=90, show_default=True)
+@click.option(
+    "--version",
+    type=click.IntRange(1, 2**53),
+    help="Above every earlier one of the line. [default: seconds since 1970]",
+)
+@click.option("--expires-days", type=click.IntRange(1, 3650), default=90, show_default=True)
 @data_dir
 @as_json
 def release(
@@ -58,21 +62,30 @@ def release(
     from sottovoce.server.gates import Gates, load_gates
     from sottovoce.simulations.results import release_run
 
-    if expires_days < 1 or (version is not None and version < 1):
-        raise click.UsageError("--expires-days and --version start at 1")
     limits = Gates() if gates is None else load_gates(_read(gates))
+    private, public = key or run / "signing.pem", run / "signing.pub.pem"
+    signer = load_private_key(private) if key or private.exists() else generate_key()
+
+    def keep() -> None:
+        """Only a release that passed leaves keys behind."""
+        if key is None:
+            save_private_key(signer, private)
+            save_public_key(signer.public_key(), public)
+
     now = datetime.now(UTC)
-    made = release_run(
-        run,
-        data_dir,
-        lambda: load_private_key(key) if key else _own_key(run),
-        limits,
-        model_id=model_id,
-        version=version or int(now.timestamp()),
-        expires_days=expires_days,
-        now=now,
-        out=out,
-    )
+    with torch_threads(1):
+        made = release_run(
+            run,
+            data_dir,
+            signer,
+            keep,
+            limits,
+            model_id=model_id,
+            version=version or int(now.timestamp()),
+            expires_days=expires_days,
+            now=now,
+            out=out,
+        )
     if json_output:
         print_json(made.report)
         return
@@ -81,16 +94,7 @@ def release(
     for gate in report.gates:
         click.echo(f"  gate {gate}")
     click.echo(f"bundle: {made.path}  {report.bundle_bytes:,} bytes  sha256 {report.bundle_sha256}")
-    click.echo(f"public key: {made.public_key}")
-
-
-def _own_key(run: Path):  # type: ignore[no-untyped-def]
-    private, public = run / "signing.pem", run / "signing.pub.pem"
-    if not private.exists():
-        made = generate_key()
-        save_private_key(made, private)
-        save_public_key(made.public_key(), public)
-    return load_private_key(private)
+    click.echo(f"public key: {public if key is None else f'the one of {key}'}")
 
 
 @click.command()
@@ -101,7 +105,12 @@ def _own_key(run: Path):  # type: ignore[no-untyped-def]
 @click.option("--log", type=PATH, help="events.jsonl: what happened on this device. [default: nothing yet]")
 @click.option("--consent", type=PATH, help="consent.json: TCF, GPP and GPC keys. [default: none given]")
 @click.option("--runtime", type=click.Choice(["litert", "onnxruntime"]), default="litert", show_default=True)
-@click.option("--trusted-version", type=int, default=0, help="Highest bundle version this device accepted before.")
+@click.option(
+    "--trusted-version",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Highest bundle version this device accepted before.",
+)
 @click.option("--now", type=click.DateTime(["%Y-%m-%dT%H:%M:%SZ"]), help="Time of the request, UTC. [default: now]")
 @as_json
 def pick(
@@ -122,8 +131,6 @@ def pick(
     log and a bundle are all it takes: nothing is sent anywhere.
     """
     moment = datetime.now(UTC)
-    if trusted_version < 0:
-        raise click.UsageError("--trusted-version starts at 0")
     trust = Trust((load_public_key(key),), version=trusted_version)
     runtimes = {"litert": "ai-edge-litert"} if runtime == "litert" else {"onnxruntime": "onnxruntime"}
     _, believed = trust.accept(

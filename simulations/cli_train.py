@@ -11,12 +11,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sottovoce.privacy.audit import AuditReport
 from sottovoce.privacy.audit import audit as audit_ledger
-from sottovoce.privacy.errors import CheckpointError, SottovoceError
-from sottovoce.server import checkpoint
-from sottovoce.simulations.cli_options import PATH, as_json, data_dir, print_json
+from sottovoce.privacy.errors import DataError, LedgerError, SottovoceError
+from sottovoce.simulations.cli_options import PATH, as_json, data_dir, print_json, torch_threads
+from sottovoce.simulations.dataset import Dataset, require_both_classes
 from sottovoce.simulations.experiment import Experiment, compose, parse_override
 from sottovoce.simulations.folder import Point, RunFolder
-from sottovoce.simulations.grid import InProcessGrid
+from sottovoce.simulations.grid import CORES, InProcessGrid
 from sottovoce.simulations.loading import impressions, load
 from sottovoce.simulations.metrics import Metrics
 from sottovoce.simulations.metrics import evaluate as evaluate_scores
@@ -78,22 +78,29 @@ def simulate(
     folder = RunFolder(resume) if resume is not None else None
     chosen = folder.experiment() if folder else compose(experiment, overrides)
     if show_config:
-        click.echo(chosen.to_toml(), nl=False)
+        if json_output:
+            print_json(chosen)
+        else:
+            click.echo(chosen.to_toml(), nl=False)
         return
-    began = time.monotonic()
-    say = Console(stderr=True, highlight=False)
-    dataset = load(chosen.data, data_dir, None)
-    plan = plan_for(chosen, dataset.train.devices)
     if folder is None:
         folder = RunFolder(out or Path("runs") / chosen.data.name)
+        folder.require_free()
+    began = time.monotonic()
+    say = Console(stderr=True, highlight=False, soft_wrap=True)
+    dataset = load(chosen.data, data_dir, None)
+    _require_measurable(dataset)
+    plan = plan_for(chosen, dataset.train.devices)
+    if resume is None:
         folder.create(chosen)
     _announce(say, chosen, dataset.train.devices, dataset.train.rows, plan.noise_multiplier)
     try:
-        with _Bar(say, chosen) as bar:
+        with torch_threads(CORES // chosen.nodes), _Bar(say, chosen) as bar:
             model = train(InProcessGrid(nodes(chosen, dataset), chosen.nodes), chosen, dataset, folder, bar.advance)
         for note in model.notes:
             say.print(f"note: {note}", style="yellow", markup=False)
-        results = finish(chosen, dataset, folder, model, audit_ledger(folder.ledger_file), baselines)
+        found, _ = folder.audit()
+        results = finish(chosen, dataset, folder, model, found, baselines)
     except KeyboardInterrupt:
         raise SottovoceError(
             f"interrupted; {folder.path} is whole and its ledger honest",
@@ -104,6 +111,14 @@ def simulate(
         return
     results.show(Console(highlight=False))
     click.echo(f"report: {folder.report_file}    {time.monotonic() - began:.0f} s in all")
+
+
+def _require_measurable(dataset: Dataset) -> None:
+    """Refuse data that nothing can be learnt from or measured on, before any budget is spent on it."""
+    for part, rows in (("training", dataset.train), ("held-out", dataset.valid)):
+        if not rows.rows:
+            raise DataError(f"{dataset.name}: no {part} rows", "give more devices, or more rows")
+    require_both_classes(dataset.valid.labels, dataset.schema.heads[:1], f"{dataset.name}, held-out rows")
 
 
 def _announce(say: Console, chosen: Experiment, devices: int, rows: int, noise: float) -> None:
@@ -117,7 +132,9 @@ def _announce(say: Console, chosen: Experiment, devices: int, rows: int, noise: 
             f"cohorts of about {target.sampling_rate * devices:,.0f}"
         )
     if target.noise == "seeded":
-        say.print("SIMULATION: NO GUARANTEE: seeded noise can be repeated; this run cannot be released", style="bold red")
+        say.print(
+            "SIMULATION: NO GUARANTEE: seeded noise can be repeated; this run cannot be released", style="bold red"
+        )
 
 
 class _Bar:
@@ -203,19 +220,18 @@ def audit(run: Path, json_output: bool) -> None:
         click.echo(f"note: {line}", err=True)
     if not report.ledger_ok:
         sys.stdout.flush()
-        raise SottovoceError("the ledger does not hold: nothing can be said about the privacy of this run", "restore it")
+        raise LedgerError(
+            "the ledger does not hold: nothing can be said about the privacy of this run",
+            "restore ledger.db from a copy; until then release nothing",
+        )
 
 
-def _audited(run: Path) -> tuple[AuditReport, list[str]]:
+def _audited(run: Path) -> tuple[AuditReport, tuple[str, ...]]:
     if not run.is_dir():
-        return audit_ledger(run), []
+        return audit_ledger(run), ()
     folder = RunFolder(run)
     folder.experiment()
-    try:
-        _, facts, problems = checkpoint.newest(folder.checkpoints)
-    except CheckpointError as error:
-        return audit_ledger(folder.ledger_file), [error.what]
-    return audit_ledger(folder.ledger_file, pinned=facts.ledger_head), problems
+    return folder.audit()
 
 
 def _show_audit(report: AuditReport) -> None:
@@ -226,9 +242,10 @@ def _show_audit(report: AuditReport) -> None:
     click.echo(f"entries: {', '.join(f'{k} {v}' for k, v in report.entries.items() if v)}")
     click.echo(f"noise: {report.noise}    population: {report.population}    budget: {report.budget_epsilon}")
     click.echo(f"cross-check: {checks or 'nothing to compare'}")
-    click.echo(f"ledger: {'whole' if report.ledger_ok else 'BROKEN'}, {report.head.length} rows, head {report.head.hash}")
+    click.echo(
+        f"ledger: {'whole' if report.ledger_ok else 'BROKEN'}, {report.head.length} rows, head {report.head.hash}"
+    )
     for finding in report.findings:
         click.echo(f"finding: {finding}")
     for assumption in report.assumptions:
         click.echo(f"assumes: {assumption}")
-

@@ -1,12 +1,18 @@
 """The folder a run leaves behind: what is in it, and how its parts are read and written."""
 
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from sottovoce.models.atomic import write_atomically
+from sottovoce.privacy.audit import AuditReport, audit
 from sottovoce.privacy.errors import CheckpointError, ConfigError, SottovoceError
+from sottovoce.server import checkpoint
 from sottovoce.server.round import RoundRecord
 from sottovoce.simulations.experiment import Experiment, compose
 from sottovoce.simulations.metrics import Metrics
@@ -71,22 +77,58 @@ class RunFolder:
         """What ships."""
         return self.path / "bundle.svb"
 
+    def require_free(self) -> None:
+        """Refuse a folder that holds anything; nothing is made.
+
+        Raises:
+            ConfigError: not empty, not a folder, or not readable.
+        """
+        try:
+            taken = self.path.exists() and any(self.path.iterdir())
+        except OSError as error:
+            raise ConfigError(f"{self.path}: {error.strerror}", "choose another folder") from error
+        if taken:
+            raise ConfigError(
+                f"{self.path} is not empty", f"continue that run with --resume {self.path}, or choose another --out"
+            )
+
     def create(self, experiment: Experiment) -> None:
         """Make the folder and write the experiment; refuses to touch a folder that holds anything.
 
         Raises:
             ConfigError: the folder is not empty or cannot be made.
         """
+        self.require_free()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if any(self.path.iterdir()):
-                raise ConfigError(
-                    f"{self.path} is not empty",
-                    f"continue that run with --resume {self.path}, or choose another --out",
-                )
             write_atomically(self.experiment_file, experiment.to_toml().encode())
         except OSError as error:
             raise ConfigError(f"{self.path}: {error.strerror}", "choose a folder you may write to") from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training in this folder; the system lifts the lock when the process ends.
+
+        Raises:
+            ConfigError: another process trains here.
+        """
+        if sys.platform == "win32":  # it has no such lock; there the ledger alone keeps two coordinators apart
+            yield
+            return
+        import fcntl
+
+        try:
+            handle = os.open(self.experiment_file, os.O_RDONLY)
+        except OSError as error:
+            raise ConfigError(f"{self.experiment_file}: {error.strerror}", "make the file readable") from error
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ConfigError(f"{self.path}: another process trains there", "wait for it, or end it") from None
+            yield
+        finally:
+            os.close(handle)
 
     def experiment(self) -> Experiment:
         """What the run was asked to do.
@@ -98,6 +140,18 @@ class RunFolder:
             raise ConfigError(f"{self.path}: no experiment.toml there", "name a folder that `sottovoce simulate` made")
         return compose(self.experiment_file, ())
 
+    def audit(self) -> tuple[AuditReport, tuple[str, ...]]:
+        """What the run's ledger proves, held against the newest readable checkpoint; and which could not be read.
+
+        Raises:
+            LedgerError: there is no ledger, or the file is not one. A ledger with changed rows is reported.
+        """
+        try:
+            kept = checkpoint.newest(self.checkpoints)
+        except CheckpointError as error:
+            return audit(self.ledger_file), (error.what,)
+        return audit(self.ledger_file, pinned=kept.facts.ledger_head), kept.problems
+
     def append(self, point: Point) -> None:
         """Add a line to `metrics.jsonl`."""
         try:
@@ -108,17 +162,30 @@ class RunFolder:
                 f"{self.metrics_file}: {error.strerror}", "free space, then continue with --resume"
             ) from error
 
-    def points(self) -> list[Point]:
-        """The learning curve so far, one point a round; of a round run twice the last one counts.
+    def rewind(self, rounds: int) -> None:
+        """Keep the points up to round `rounds`, so that what follows them follows whole lines."""
+        kept = [point for point in self.points() if point.record.round <= rounds]
+        lines = b"".join(msgspec.json.encode(point) + b"\n" for point in kept)
+        try:
+            if self.metrics_file.is_file() and self.metrics_file.read_bytes() != lines:
+                write_atomically(self.metrics_file, lines)
+        except OSError as error:
+            raise SottovoceError(
+                f"{self.metrics_file}: {error.strerror}", "free space, then continue with --resume"
+            ) from error
 
-        A last line cut short by a crash is left out.
+    def points(self) -> list[Point]:
+        """The learning curve so far, one point a round, by rising number. A last line cut short by a crash is left out.
 
         Raises:
             CheckpointError: a line in the middle cannot be read.
         """
         if not self.metrics_file.is_file():
             return []
-        lines = self.metrics_file.read_bytes().split(b"\n")
+        try:
+            lines = self.metrics_file.read_bytes().split(b"\n")
+        except OSError as error:
+            raise CheckpointError(f"{self.metrics_file}: {error.strerror}", "make the file readable") from error
         found: dict[int, Point] = {}
         for number, line in enumerate(lines, 1):
             try:

@@ -1,21 +1,25 @@
 """Flower's Grid without a network: nodes live in this process and answer when asked.
 
 The same ServerApp and ClientApp run on it as on Flower's simulation and deployment runtimes. There is nothing to start
-and nothing to poll. Nodes run side by side on threads; torch releases the interpreter during its work.
+and nothing to poll. Nodes run side by side, one to a core; torch releases the interpreter during its work.
 """
 
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid
 from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from sottovoce.privacy.errors import SottovoceError
+
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+"""Cores that this process may use."""
 
 _REFUSED = 1
 """Error code of a reply from a node that refused its instruction."""
@@ -81,7 +85,7 @@ class InProcessGrid(Grid):
 
     def _deliver(self, messages: Iterable[Message]) -> Iterable[str]:
         sent = list(messages)
-        with ThreadPoolExecutor(max_workers=max(1, len(sent))) as pool:
+        with ThreadPoolExecutor(max_workers=CORES) as pool:
             for message, answer in zip(sent, pool.map(self._answer, sent), strict=True):
                 self._answers[message.metadata.message_id] = answer
                 yield message.metadata.message_id

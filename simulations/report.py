@@ -65,12 +65,14 @@ class PrivacyFacts(msgspec.Struct, frozen=True):
         ledger: facts by name, such as the number of entries and the head hash.
         budget: epsilon the campaign may spend; None without a limit.
         delta: at which every epsilon of the page is given; None where there is none.
+        spent: epsilon of everything in the ledger, lost rounds included; None for that of the last round shown.
     """
 
     claims: list[str]
     ledger: dict[str, str]
     budget: float | None = None
     delta: float | None = None
+    spent: float | None = None
 
 
 class GateRow(msgspec.Struct, frozen=True):
@@ -180,7 +182,7 @@ def headline(summary: RunSummary) -> list[tuple[str, str, str, str]]:
             tiles.append((name, number(getattr(summary.metrics, figure)), note, "note"))
     facts = summary.privacy
     if summary.rounds:
-        spent = summary.rounds[-1].epsilon
+        spent = summary.rounds[-1].epsilon if facts.spent is None else facts.spent
         delta = "" if facts.delta is None else f"delta {facts.delta:g}"
         budget = "" if facts.budget is None else f"budget {significant(facts.budget)}"
         remark = "no noise" if math.isinf(spent) else ", ".join(part for part in (delta, budget) if part)

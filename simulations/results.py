@@ -13,10 +13,11 @@ from rich.table import Table
 
 from sottovoce.models.atomic import write_atomically
 from sottovoce.models.bundle import unpack
+from sottovoce.models.passport import releasable
 from sottovoce.models.request import random_requests
 from sottovoce.models.signing import PrivateKey
-from sottovoce.privacy.audit import AuditReport, audit
-from sottovoce.privacy.errors import ConfigError, SottovoceError
+from sottovoce.privacy.audit import AuditReport
+from sottovoce.privacy.errors import CheckpointError, ConfigError, SottovoceError
 from sottovoce.server.gates import Gates
 from sottovoce.server.release import ReleaseReport
 from sottovoce.simulations import report
@@ -31,7 +32,7 @@ from sottovoce.simulations.metrics import Metrics, calibration_curve, evaluate
 from sottovoce.simulations.run import Trained, plan_for, trained
 from sottovoce.simulations.runtimes import callers
 from sottovoce.simulations.scoring import score
-from sottovoce.simulations.shipping import ship
+from sottovoce.simulations.shipping import passport, require_committed, ship
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,15 +93,15 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
             table.add_row(name, *(f"{value:.4f}" for value in ranking), *odds, style=style)
         console.print(table)
         for claim in self.audit.claims:
-            console.print(claim, markup=False)
+            console.print(claim, markup=False, soft_wrap=True)
         for finding in self.audit.findings:
-            console.print(f"finding: {finding}", style="yellow", markup=False)
+            console.print(f"finding: {finding}", style="yellow", markup=False, soft_wrap=True)
 
 
 def finish(
     experiment: Experiment, dataset: Dataset, folder: RunFolder, model: Trained, found: AuditReport, baselines: bool
 ) -> Results:
-    """Judge the model, write `results.json` and the report."""
+    """Judge the model, write `results.json` and the report; a release made from the very same ledger stays in both."""
     valid = dataset.valid
     chances = score(model.parameters, dataset.schema, experiment.model, dataset.train, valid)[:, 0]
     labels, owners = valid.labels[:, 0], np.repeat(np.arange(valid.devices), np.diff(valid.offsets))
@@ -116,6 +117,12 @@ def finish(
         calibration=calibration_curve(chances, labels),
         audit=found,
     )
+    try:
+        earlier = read_results(folder)
+    except ConfigError:
+        earlier = None  # the first time, or the file is damaged and made anew here
+    if earlier is not None and earlier.audit.head == found.head and earlier.rounds == model.rounds:
+        results = msgspec.structs.replace(results, release=earlier.release, latency_us=earlier.latency_us)
     _keep(folder, results)
     return results
 
@@ -138,13 +145,13 @@ class Made(msgspec.Struct, frozen=True):
 
     report: ReleaseReport
     path: Path
-    public_key: Path | None
 
 
 def release_run(
     run: Path,
     data_dir: Path | None,
-    key: Callable[[], PrivateKey],
+    key: PrivateKey,
+    keep_key: Callable[[], None],
     gates: Gates,
     *,
     model_id: str | None,
@@ -153,25 +160,48 @@ def release_run(
     now: datetime,
     out: Path | None,
 ) -> Made:
-    """Release a finished run: bundle, figures and report; when a gate fails nothing is written.
+    """Release a finished run: bundle, figures and report; when anything refuses nothing is written.
+
+    Args:
+        run: folder of the run.
+        data_dir: where the public data sets lie.
+        key: that signs.
+        keep_key: called once everything passed, before the bundle is written.
+        gates: limits.
+        model_id: the line of models; None for the data set's name.
+        version: above every earlier one of the line.
+        expires_days: days until devices stop accepting it.
+        now: time of signing.
+        out: where the bundle goes; None for its place in the folder.
 
     Raises:
-        GateError: which gate, and by how much.
+        GateError: which gate, and by how much; or why this run cannot be released at all.
         SottovoceError: not a finished run, or the folder cannot be written.
     """
     folder = RunFolder(run)
     experiment = folder.experiment()
     results = read_results(folder)
+    path = out or folder.bundle_file
+    if path.is_dir() or not path.parent.is_dir():
+        raise ConfigError(f"{path}: cannot be a file there", "name a file in a folder that exists")
     dataset = load(experiment.data, data_dir, None)
-    found = audit(folder.ledger_file)
+    found, _ = folder.audit()
+    plan = plan_for(experiment, dataset.train.devices)
+    proof = passport(found, plan)
+    releasable(proof)
+    model = trained(experiment, dataset, folder)
+    require_committed(folder.ledger_file, model)
+    if model.rounds != results.rounds:
+        raise CheckpointError(
+            f"{run}: the newest readable checkpoint is of round {model.rounds}, round {results.rounds} was evaluated",
+            f"restore the checkpoint, or evaluate this one with: sottovoce simulate --resume {run}",
+        )
     made = ship(
         experiment,
         dataset,
-        folder,
-        trained(experiment, dataset, folder),
-        plan_for(experiment, dataset.train.devices),
-        found,
-        [key()],
+        model,
+        proof,
+        [key],
         gates,
         {"auc": results.metrics.auc, "calibration_error": results.metrics.calibration_error},
         model_id=model_id or dataset.name,
@@ -183,14 +213,13 @@ def release_run(
     rng = np.random.default_rng(0)
     asked = {size: random_requests(dataset.schema, 1, size, rng)[0] for size in SIZES}
     speed = measure(callers(files["model.tflite"], files["model.onnx"], asked), 200, rng)
-    path = out or folder.bundle_file
     try:
+        keep_key()
         write_atomically(path, made.bundle)
     except OSError as error:
         raise SottovoceError(f"{path}: {error.strerror}", "choose a folder you may write to") from error
     _keep(folder, msgspec.structs.replace(results, audit=found, release=made.report, latency_us=speed.p50_us))
-    public = run / "signing.pub.pem"
-    return Made(made.report, path, public if public.exists() else None)
+    return Made(made.report, path)
 
 
 def read_results(folder: RunFolder) -> Results:
@@ -201,11 +230,11 @@ def read_results(folder: RunFolder) -> Results:
     """
     try:
         return msgspec.json.decode(folder.results_file.read_bytes(), type=Results)
-    except OSError:
+    except FileNotFoundError:
         raise ConfigError(
             f"{folder.path}: the run is not finished", f"finish it with: sottovoce simulate --resume {folder.path}"
         ) from None
-    except msgspec.DecodeError as error:
+    except (OSError, msgspec.DecodeError) as error:
         raise ConfigError(
             f"{folder.results_file}: {error}", f"make it anew with: sottovoce simulate --resume {folder.path}"
         ) from None
@@ -252,7 +281,7 @@ def _summary(folder: RunFolder, results: Results) -> report.RunSummary:
         metrics=results.metrics,
         baselines=results.baselines,
         calibration=results.calibration,
-        privacy=report.PrivacyFacts(list(found.claims), facts, found.budget_epsilon),
+        privacy=report.PrivacyFacts(list(found.claims), facts, found.budget_epsilon, found.delta, found.epsilon),
         release=_release(results.release, results.latency_us) if results.release else None,
         guarantee=found.guarantee,
     )

@@ -4,7 +4,6 @@ import math
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from flwr.app import Context
@@ -17,7 +16,7 @@ from sottovoce.models.ranker import initial
 from sottovoce.privacy.budget import Budget
 from sottovoce.privacy.entropy import OsEntropy, SeededEntropy
 from sottovoce.privacy.errors import CheckpointError
-from sottovoce.privacy.ledger import Ledger
+from sottovoce.privacy.ledger import Ledger, Reservation
 from sottovoce.privacy.plan import MechanismPlan, calibrate
 from sottovoce.server import checkpoint
 from sottovoce.server.optimizer import PrivateStep
@@ -37,11 +36,13 @@ class Trained:
     Attributes:
         parameters: averaged weights, the model that ships.
         rounds: rounds in it.
+        sha256: of the checkpoint they were read from.
         notes: what the user must know: checkpoints passed over, rounds the budget refused.
     """
 
     parameters: dict[str, Tensor]
     rounds: int
+    sha256: str
     notes: tuple[str, ...]
 
 
@@ -88,6 +89,9 @@ def train(
 ) -> Trained:
     """Run or continue the experiment in `folder`.
 
+    A round whose checkpoint is whole was released and stays: if the crash came before its row was committed, that is
+    done now. Any other round that was cut off counts as spent and is run again while the budget lasts.
+
     Args:
         grid: where the nodes are.
         experiment: all settings.
@@ -98,89 +102,94 @@ def train(
     Raises:
         BudgetError: not even the first round can be paid for.
         CheckpointError: checkpoints are there, but none can be read or fits.
-        LedgerError: the ledger was changed, or is older than the checkpoint.
+        ConfigError: another process trains in this folder.
+        LedgerError: the ledger was changed, is older than the checkpoint, or is gone while checkpoints are there.
     """
     plan = plan_for(experiment, dataset.train.devices)
     target = experiment.privacy
     entropy = SeededEntropy(experiment.seed) if target.noise == "seeded" else OsEntropy()
-    with Ledger.open(folder.ledger_file, create=True) as ledger:
-        lost = ledger.recover()
-        notes = [f"round {one.round} was cut off earlier; what it may have released counts as spent" for one in lost]
-        budget = Budget(target.epsilon, target.delta, ledger)
-        start = _resume(folder.checkpoints, plan, dataset, ledger)
-        run_id = start.facts.run_id if start else secrets.token_hex(8)
-        step = PrivateStep(
-            initial(dataset.schema, experiment.model, experiment.seed), experiment.server, plan, run_id
-        )
-        if start:
-            step.restore(start.state)
-            notes += start.problems
-        done = start.facts.round if start else 0
+    with folder.locked():
+        start = checkpoint.newest(folder.checkpoints) if checkpoint.present(folder.checkpoints) else None
+        with Ledger.open(folder.ledger_file, create=start is None) as ledger:
+            budget = Budget(target.epsilon, target.delta, ledger)
+            run_id = start.facts.run_id if start else secrets.token_hex(8)
+            step = _step(experiment, dataset, plan, run_id)
+            notes = _continue(start, step, plan, dataset, ledger) if start else []
+            lost = ledger.recover()
+            notes += [
+                f"round {one.round} was cut off earlier; what it may have released counts as spent" for one in lost
+            ]
+            done = start.facts.round if start else 0
+            folder.rewind(done)
 
-        def keep(record: RoundRecord) -> None:
-            nonlocal done
-            done = record.round
-            last = done == experiment.rounds
-            judged = last or done % experiment.evaluate_every == 0
-            epsilon = budget.running().epsilon
-            point = Point(
-                record=record,
-                epsilon=epsilon if math.isfinite(epsilon) else None,
-                metrics=measure(experiment, dataset, step.averaged) if judged else None,
+            def keep(record: RoundRecord) -> None:
+                judged = record.round == experiment.rounds or record.round % experiment.evaluate_every == 0
+                epsilon = budget.running().epsilon
+                point = Point(
+                    record=record,
+                    epsilon=epsilon if math.isfinite(epsilon) else None,
+                    metrics=measure(experiment, dataset, step.averaged) if judged else None,
+                )
+                folder.append(point)
+                on_point(point)
+
+            coordinator = Coordinator(
+                grid=grid,
+                plan=plan,
+                budget=budget,
+                ledger=ledger,
+                step=step,
+                training=experiment.local,
+                entropy=entropy,
+                run_id=run_id,
+                schema_digest=dataset.schema.digest(),
+                folder=folder.checkpoints,
             )
-            folder.append(point)
-            on_point(point)
-
-        coordinator = Coordinator(
-            grid=grid,
-            plan=plan,
-            budget=budget,
-            ledger=ledger,
-            step=step,
-            training=experiment.local,
-            entropy=entropy,
-            run_id=run_id,
-            schema_digest=dataset.schema.digest(),
-            folder=folder.checkpoints,
-        )
-        early = coordinator.run(done, keep)
-        if early:
-            notes.append(early)
-        return Trained(step.averaged, done, tuple(notes))
+            early = coordinator.run(done, keep)
+            if early:
+                notes.append(early)
+    kept = checkpoint.newest(folder.checkpoints)
+    return Trained(step.averaged, kept.facts.round, kept.sha256, tuple(notes))
 
 
-@dataclass(frozen=True, slots=True)
-class _Start:
-    state: dict[str, Tensor]
-    facts: checkpoint.Facts
-    problems: list[str]
-
-
-def _resume(folder: Path, plan: MechanismPlan, dataset: Dataset, ledger: Ledger) -> _Start | None:
-    """The newest checkpoint that can be read, or None for a new run."""
-    if not folder.is_dir() or not any(folder.glob("round-*.safetensors")):
-        return None
-    state, facts, problems = checkpoint.newest(folder)
+def _continue(
+    start: checkpoint.Kept, step: PrivateStep, plan: MechanismPlan, dataset: Dataset, ledger: Ledger
+) -> list[str]:
+    """Take up a checkpoint where it was left, once the ledger holds the row that paid for it; returns its problems."""
+    facts = start.facts
     ledger.verify(facts.ledger_head)
+    _require_same(facts, plan, dataset)
+    step.restore(start.state)
+    _, paid = ledger.book().open.get(facts.ledger_length, (None, None))
+    if paid == facts.ledger_hash:
+        ledger.commit(Reservation(facts.ledger_length, facts.ledger_hash, facts.run_id, facts.round), start.sha256)
+    return list(start.problems)
+
+
+def _require_same(facts: checkpoint.Facts, plan: MechanismPlan, dataset: Dataset) -> None:
+    """Refuse a checkpoint of other data or other settings, whose epsilon would be another."""
     if facts.plan_hash != plan.digest() or facts.schema_digest != dataset.schema.digest():
         raise CheckpointError(
-            f"{folder}: the checkpoint belongs to another experiment",
-            "resume with the experiment.toml and the data it was made with",
+            f"the checkpoint of round {facts.round} belongs to another experiment",
+            "use the experiment.toml and the data it was made with",
         )
-    return _Start(state, facts, problems)
 
 
 def trained(experiment: Experiment, dataset: Dataset, folder: RunFolder) -> Trained:
     """The model of a run that has at least one checkpoint.
 
     Raises:
-        CheckpointError: there is none that can be read, or it belongs to another data set.
+        CheckpointError: there is none that can be read, or it belongs to another experiment.
         ConfigError: the experiment was changed into one that cannot be run.
     """
-    state, facts, problems = checkpoint.newest(folder.checkpoints)
-    if facts.schema_digest != dataset.schema.digest():
-        raise CheckpointError(f"{folder.path}: trained on another data set", "evaluate with the data of the run")
+    kept = checkpoint.newest(folder.checkpoints)
     plan = plan_for(experiment, dataset.train.devices)
-    step = PrivateStep(initial(dataset.schema, experiment.model, experiment.seed), experiment.server, plan, facts.run_id)
-    step.restore(state)
-    return Trained(step.averaged, facts.round, tuple(problems))
+    _require_same(kept.facts, plan, dataset)
+    step = _step(experiment, dataset, plan, kept.facts.run_id)
+    step.restore(kept.state)
+    return Trained(step.averaged, kept.facts.round, kept.sha256, kept.problems)
+
+
+def _step(experiment: Experiment, dataset: Dataset, plan: MechanismPlan, run_id: str) -> PrivateStep:
+    fresh = initial(dataset.schema, experiment.model, experiment.seed)
+    return PrivateStep(fresh, experiment.server, plan, run_id)

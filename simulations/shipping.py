@@ -1,11 +1,11 @@
-"""From a finished run to a release: the passport from its ledger, the model from its checkpoint, requests to compare on.
+"""From a finished run to a release: passport from its ledger, model from its checkpoint, requests to compare on.
 
 What ships is tied to what was paid for: the checkpoint's digest must stand in the ledger as a committed release.
 """
 
-import hashlib
 from collections.abc import Mapping
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 
@@ -21,7 +21,6 @@ from sottovoce.server.gates import Gates
 from sottovoce.server.release import Release, release
 from sottovoce.simulations.dataset import Dataset
 from sottovoce.simulations.experiment import Experiment
-from sottovoce.simulations.folder import RunFolder
 from sottovoce.simulations.run import Trained
 from sottovoce.simulations.scoring import requests
 
@@ -60,19 +59,18 @@ def passport(audit: AuditReport, plan: MechanismPlan) -> PrivacyPassport:
     )
 
 
-def require_committed(folder: RunFolder, rounds: int) -> None:
-    """Let a checkpoint pass whose bytes the ledger knows as released.
+def require_committed(ledger_file: Path, model: Trained) -> None:
+    """Let weights pass whose checkpoint the ledger knows as released.
 
     Raises:
         GateError: these weights are not what was paid for.
+        LedgerError: the ledger does not hold.
     """
-    data = (folder.checkpoints / f"round-{rounds:06d}.safetensors").read_bytes()
-    digest = hashlib.sha256(data).hexdigest()
-    with Ledger.open(folder.ledger_file, readonly=True) as ledger:
+    with Ledger.open(ledger_file, readonly=True) as ledger:
         known = {entry.artifact_sha256 for entry in ledger.entries() if isinstance(entry, Committed)}
-    if digest not in known:
+    if model.sha256 not in known:
         raise GateError(
-            f"the checkpoint of round {rounds} is not a release the ledger knows",
+            f"the checkpoint of round {model.rounds} is not a release the ledger knows",
             "resume the run so that it finishes its round, or restore the checkpoint",
         )
 
@@ -90,10 +88,8 @@ def comparison_requests(dataset: Dataset) -> list[Request]:
 def ship(
     experiment: Experiment,
     dataset: Dataset,
-    folder: RunFolder,
     model: Trained,
-    plan: MechanismPlan,
-    audit: AuditReport,
+    proof: PrivacyPassport,
     keys: list[PrivateKey],
     gates: Gates,
     metrics: Mapping[str, float],
@@ -108,8 +104,6 @@ def ship(
     Raises:
         GateError: which gate, and by how much.
     """
-    proof = passport(audit, plan)
-    require_committed(folder, model.rounds)
     notice = (
         f"Model trained by sottovoce (Apache-2.0) on {dataset.name}.\nData: {dataset.licence}\n{dataset.citation}\n"
         "The weights were learned from this data; whether they are an adaptation of it is not settled, so its terms\n"

@@ -146,7 +146,10 @@ def test_when_nobody_answers_the_round_still_releases_noise_of_the_promised_size
 
 
 def test_a_node_that_grows_after_the_plan_was_made_stops_the_run(tmp_path):
-    with Run(tmp_path, Nodes(), MechanismPlan(7, 1.0, 1.0, 0.0, 1, 1e-2)) as run, pytest.raises(ConfigError, match="8 devices"):
+    with (
+        Run(tmp_path, Nodes(), MechanismPlan(7, 1.0, 1.0, 0.0, 1, 1e-2)) as run,
+        pytest.raises(ConfigError, match="8 devices"),
+    ):
         run.go()
     assert not (tmp_path / "checkpoints").exists()
 
@@ -218,12 +221,16 @@ def test_an_instruction_survives_the_wire():
 
 def test_the_average_is_of_the_weights_and_starts_without_bias(tmp_path):
     private = plan(rounds=9)
-    step = PrivateStep({"table": torch.zeros(9, 2)}, ServerOptimizer(kind="fedavg", learning_rate=1.0, averaging=0.5), private, "run")
+    step = PrivateStep(
+        {"table": torch.zeros(9, 2)}, ServerOptimizer(kind="fedavg", learning_rate=1.0, averaging=0.5), private, "run"
+    )
     with Ledger.open(tmp_path / "ledger.db", create=True) as ledger:
         budget, seen = Budget(float("inf"), private.delta, ledger), []
         for number in range(1, 4):
             total = {"table": np.full((9, 2), 8.0 * number)}
-            step.step(total, budget.reserve(private, "run", number, "none"), SeededEntropy(0).generator("noise", number))
+            step.step(
+                total, budget.reserve(private, "run", number, "none"), SeededEntropy(0).generator("noise", number)
+            )
             seen.append(step.parameters["table"].clone())
     weights = torch.tensor([0.25, 0.5, 1.0])
     expected = sum(w * value for w, value in zip(weights, seen, strict=True)) / weights.sum()
@@ -251,10 +258,10 @@ def test_a_restored_step_goes_on_as_if_it_had_never_stopped(tmp_path, kind):
             run_id="run", round=3, plan_hash="p", schema_digest="s", ledger_length=1, ledger_hash="0" * 64
         )
         checkpoint.write(tmp_path / "checkpoints", first.state(), facts)
-        state, read, problems = checkpoint.newest(tmp_path / "checkpoints")
-        assert (read, problems) == (facts, [])
+        kept = checkpoint.newest(tmp_path / "checkpoints")
+        assert (kept.facts, kept.problems) == (facts, ())
         second = PrivateStep({"table": torch.ones(9, 2)}, optimizer, private, "run")
-        second.restore(state)
+        second.restore(kept.state)
         steps(second, range(3, 6))
     torch.testing.assert_close(second.parameters, straight.parameters, rtol=0, atol=0)
     torch.testing.assert_close(second.averaged, straight.averaged, rtol=0, atol=0)

@@ -96,8 +96,7 @@ def test_the_same_run_on_flowers_simulation_runtime_ends_with_the_same_weights(t
     here.create(experiment)
     train(InProcessGrid(nodes(experiment, dataset), 2), experiment, dataset, here, lambda point: None)
 
-    expected, _, _ = checkpoint.newest(here.checkpoints)
-    found, facts, problems = checkpoint.newest(there / "checkpoints")
-    assert (facts.round, problems) == (3, [])
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, atol=1e-5, rtol=0)
+    expected, found = checkpoint.newest(here.checkpoints), checkpoint.newest(there / "checkpoints")
+    assert (found.facts.round, found.problems) == (3, ())
+    for name, value in expected.state.items():
+        torch.testing.assert_close(found.state[name], value, atol=1e-5, rtol=0)
