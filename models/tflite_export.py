@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sottovoce.models.onnx_export import example
 from sottovoce.models.quantize import QuantizedRanker
+from sottovoce.models.quiet import quiet_stderr
 from sottovoce.models.request import INPUTS, OUTPUT
 from sottovoce.models.schema import FeatureSchema
 from sottovoce.privacy.errors import GateError
@@ -49,11 +50,11 @@ def to_tflite(module: QuantizedRanker, schema: FeatureSchema, sizes: Sequence[in
     Raises:
         GateError: the converter produced an operator that is not on the list, or not the signatures asked for.
     """
-    import litert_torch  # takes seconds and pulls jax: only who exports pays for it
-
     named = _Named(module).eval()
-    converter = litert_torch
-    with _quiet():
+    with _quiet(), quiet_stderr():
+        import litert_torch  # takes seconds and pulls jax: only who exports pays for it
+
+        converter = litert_torch
         for size in sizes:
             inputs = dict(zip(INPUTS, example(schema, size), strict=True))
             converter = converter.signature(signature(size), named, sample_kwargs=inputs)

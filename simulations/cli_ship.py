@@ -1,5 +1,6 @@
 """`release` and `pick`: from a run to a signed file, from that file to an ad. `pick` needs the device runtime only."""
 
+import re
 from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -14,6 +15,7 @@ from sottovoce.client.explanation import Explanation, why
 from sottovoce.client.picker import Picker
 from sottovoce.client.request import decode_request
 from sottovoce.client.scorer import LiteRTScorer, OnnxScorer, Scorer
+from sottovoce.models.quiet import quiet_stderr
 from sottovoce.models.request import Request as ModelRequest
 from sottovoce.models.request import Scores
 from sottovoce.models.signing import (
@@ -30,12 +32,19 @@ from sottovoce.simulations.cli_options import PATH, as_json, data_dir, print_jso
 SHOWN_LOSERS = 6
 
 
+def _name(context: click.Context, option: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001 - click's
+    """A name that can stand in a file name, a log line and an address."""
+    if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
+        raise click.BadParameter("use 1 to 64 letters, digits, dots, dashes and underscores")
+    return value
+
+
 @click.command()
 @click.argument("run", type=PATH)
 @click.option("--key", type=PATH, help="Private signing key, PEM. [default: RUN/signing.pem, made when missing]")
 @click.option("--gates", type=PATH, help="release.toml with the limits. [default: the built-in ones]")
 @click.option("--out", type=PATH, help="Where the bundle goes. [default: RUN/bundle.svb]")
-@click.option("--model-id", help="The line of models. [default: the data set's name]")
+@click.option("--model-id", callback=_name, help="The line of models. [default: the data set's name]")
 @click.option(
     "--version",
     type=click.IntRange(1, 2**53),
@@ -136,12 +145,13 @@ def pick(
     _, believed = trust.accept(
         _read(bundle), now=moment, runtimes={name: installed_version(package) for name, package in runtimes.items()}
     )
-    scorer: Scorer = LiteRTScorer(believed.tflite) if runtime == "litert" else OnnxScorer(believed.onnx)
+    with quiet_stderr():  # LiteRT announces itself when a model is first run
+        scorer: Scorer = LiteRTScorer(believed.tflite) if runtime == "litert" else OnnxScorer(believed.onnx)
 
-    def golden(one: ModelRequest) -> Scores:
-        return scorer.scores(one.context, one.events, one.outcomes, one.ad)
+        def golden(one: ModelRequest) -> Scores:
+            return scorer.scores(one.context, one.events, one.outcomes, one.ad)
 
-    check_golden(believed, golden)
+        check_golden(believed, golden)
     picker = Picker(believed.schema, scorer, decode_catalogue(_read(catalogue), str(catalogue)))
     decision = picker.pick(
         decode_request(_read(request), str(request)),
