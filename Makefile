@@ -14,9 +14,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "[2/3] installing torch"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt torch
 	@echo "[3/3] installing everything else (1 to 3 minutes)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[train,ray,dev]'
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt --editable '.[train,ray,dev]'
 	@touch $@
 
 demo: $(VENV)/.ready
@@ -29,7 +29,7 @@ check: $(VENV)/.ready
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy -p sottovoce
-	@$(BIN)/lint-imports
+	@PYTHONPATH=.dev $(BIN)/lint-imports
 
 soak: $(VENV)/.ready
 	@$(BIN)/python -m pytest -m soak
@@ -38,7 +38,7 @@ bench: $(VENV)/.ready
 	@$(BIN)/sottovoce bench fleet
 
 wheel: $(VENV)/.ready
-	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	@$(BIN)/python -m pip wheel --quiet --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

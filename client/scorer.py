@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sottovoce.models.request import INPUTS, OUTPUT, Scores
+from sottovoce.models.request import INPUTS, OUTPUT, Scores, without_twins
 from sottovoce.models.schema import Ids
 from sottovoce.privacy.errors import DeviceError
 
@@ -56,18 +56,21 @@ def checked(scores: Any, candidates: int) -> Scores:
 def ask(scorer: Scorer, context: Ids, events: Ids, outcomes: Ids, ad: Ids) -> Scores:
     """Scores from any scorer, with whatever goes wrong in it as a DeviceError.
 
-    A scorer may be somebody else's code around a native library, so every exception counts as its failure.
+    Ads with the same features are scored once: a runtime may score the same row differently in the last digit at
+    different places of a batch, and then two runtimes would break the tie differently. A scorer may be somebody else's
+    code around a native library, so every exception counts as its failure.
 
     Raises:
         DeviceError: the scorer failed or its scores are unusable.
     """
     try:
-        scores = scorer.scores(context, events, outcomes, ad)
+        distinct, place = without_twins(ad)
+        scores = scorer.scores(context, events, outcomes, distinct)
     except DeviceError:
         raise
     except Exception as error:
         raise DeviceError(f"the model failed: {type(error).__name__}: {error}", _RELEASE) from error
-    return checked(scores, len(ad))
+    return checked(scores, len(distinct))[place]
 
 
 class LiteRTScorer:

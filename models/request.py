@@ -55,6 +55,22 @@ def winner(scores: Scores) -> int:
     return int(np.argmax(np.rint(product / GRID)))
 
 
+def without_twins(ad: Ids) -> tuple[Ids, npt.NDArray[np.intp]]:
+    """Each different row once, in order of first appearance, and for every row the place of its like.
+
+    Args:
+        ad: (N, ad features), N at least 1.
+    """
+    rows = np.ascontiguousarray(ad).view(np.dtype((np.void, ad.dtype.itemsize * ad.shape[1])))[:, 0]
+    _, first, place = np.unique(rows, return_index=True, return_inverse=True)
+    if len(first) == len(ad):
+        return ad, np.arange(len(ad))
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return ad[first[order]], rank[place]
+
+
 def random_requests(
     schema: FeatureSchema, count: int, candidates: int, rng: np.random.Generator
 ) -> tuple[Request, ...]:

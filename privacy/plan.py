@@ -102,8 +102,11 @@ class MechanismPlan:
             noise_kind: where the noise comes from; only `secure` supports a guarantee.
         """
         counts = {self.event(): self.rounds if rounds is None else rounds}
-        outside = accountant.epsilon_pld(counts, self.delta)
         inside = accountant.epsilon_without_sampling(counts, self.delta, max_participations)
+        # What holds against an observer who knows more, for a device in every round, holds against an outsider.
+        outside = min(
+            accountant.epsilon_pld(counts, self.delta), accountant.epsilon_without_sampling(counts, self.delta)
+        )
         sure = noise_kind == "secure"
         return (
             DeviceClaim(outside, self.delta, guarantee=sure and outside < math.inf),

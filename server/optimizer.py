@@ -40,7 +40,7 @@ class ServerOptimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     learning_rate: float = 0.02
     momentum: float = 0.9
     second_moment: float = 0.99
-    averaging: float = 0.95
+    averaging: float = 0.9
 
     def __post_init__(self) -> None:
         """Refuse rates that cannot train."""

@@ -1,7 +1,8 @@
 """The app that Flower's own runtimes start: `flwr run . --run-config 'experiment="exp.toml" out="runs/x"'`.
 
 Same coordinator, same nodes, same numbers as on the in-process grid. Every node needs this package installed: Flower's
-app bundle only names the two objects below. Flower's telemetry is off wherever this module is loaded.
+app bundle only names the two objects below. Flower's own programs read FLWR_TELEMETRY_ENABLED when they start, before
+this module: export it as 0.
 """
 
 import os
@@ -18,8 +19,6 @@ from sottovoce.simulations.experiment import Experiment, compose
 from sottovoce.simulations.folder import RunFolder
 from sottovoce.simulations.loading import load, partition
 from sottovoce.simulations.run import train
-
-os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 
 
 @cache

@@ -6,7 +6,7 @@ import torch
 
 from sottovoce.client.examples import Examples
 from sottovoce.models.ranker import Batch, Parameters, RankerConfig, interest, logits, probabilities
-from sottovoce.models.request import Request
+from sottovoce.models.request import Request, without_twins
 from sottovoce.models.schema import FeatureSchema
 
 BATCH_ROWS = 16_384
@@ -44,12 +44,12 @@ def score(
 
 
 def requests(schema: FeatureSchema, past: Examples, rows: Examples, devices: npt.NDArray[np.integer]) -> list[Request]:
-    """One serving request per device with rows: its context, its past, all its rows as candidates."""
+    """One serving request per device with rows: its context, its past, its different ads as candidates."""
     made = []
     for device in devices:
         batch, _ = _requests(schema, past, rows, np.asarray([device]))
         context, ad, events, outcomes = (part[0].numpy().astype(np.int32) for part in batch[:4])
-        made.append(Request(context[:1], events, outcomes, ad))
+        made.append(Request(context[:1], events, outcomes, without_twins(ad)[0]))
     return made
 
 

@@ -109,3 +109,17 @@ def test_probabilities_pass_unchanged(good):
 def test_other_shapes_and_values_do_not(bad):
     with pytest.raises(DeviceError):
         checked(bad, 1)
+
+
+def test_ads_with_the_same_features_get_the_same_score_wherever_they_stand():
+    class ByPlace:
+        def scores(self, context, events, outcomes, ad):
+            return ((ad[:, :1] % 7) * 0.1 + np.arange(len(ad))[:, None] * 1e-4).astype(np.float32)
+
+    context, events, outcomes, ad = inputs(6)
+    ad[3], ad[5] = ad[0], ad[1]
+    scores = ask(ByPlace(), context, events, outcomes, ad)
+    assert len(scores) == 6
+    np.testing.assert_array_equal(scores[3], scores[0])
+    np.testing.assert_array_equal(scores[5], scores[1])
+    assert len(np.unique(scores[:3])) == 3

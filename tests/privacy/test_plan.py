@@ -142,3 +142,8 @@ def test_the_device_side_needs_no_accountant():
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_with_everybody_in_every_round_both_observers_get_the_same_epsilon():
+    outsider, insider = MechanismPlan(1000, 1.0, 1.0, 8.0, 20, 1e-5).claims()
+    assert outsider.epsilon == insider.epsilon
