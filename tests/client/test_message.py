@@ -59,7 +59,7 @@ BYTES = {
     "a zip archive, which numpy would open": zipped(),
     "a pickle": pickled(),
     "a terabyte in no bytes": npy(header(shape="(274877906944,)")),
-    "more numbers than fit a machine": npy(header(shape="(2**80,)".replace("2**80", str(2**80)))),
+    "more numbers than fit a machine": npy(header(shape=f"({2**80},)")),
     "a negative length": npy(header(shape="(-1,)"), b"\0" * 4),
     "two negative lengths": npy(header(shape="(-3, -2)"), b"\0" * 24),
     "objects": npy(header("'|O'"), b"\0" * 48),
