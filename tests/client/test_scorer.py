@@ -52,7 +52,7 @@ def test_a_runtime_scores_like_torch_for_any_number_of_candidates(module, scorer
     assert got.shape == (candidates, 2)
     assert got.dtype == np.float32
     assert np.abs(got - expected).max() < 1e-6
-    assert np.ptp(got[:, 0]) > 0.01 or candidates == 1
+    assert np.ptp(got[:, 0]) > 1e-3 or candidates == 1
 
 
 @pytest.mark.parametrize("runtime", ["litert", "onnx"])
