@@ -69,7 +69,8 @@ def _show(summary: DatasetSummary) -> None:
 @click.argument("name", type=click.Choice(sorted(SOURCES)))
 @click.option("--into", type=PATH, default=Path("data"), show_default=True, help="Data folder.")
 @click.option("--mirror", metavar="URL", help="Address of a copy; its files must have the same digests.")
-def fetch(name: str, into: Path, mirror: str | None) -> None:
+@as_json
+def fetch(name: str, into: Path, mirror: str | None, json_output: bool) -> None:
     """Download a public data set from its official address; an interrupted download is resumed."""
 
     def progress(file: str, done: int, total: int | None) -> None:
@@ -82,9 +83,11 @@ def fetch(name: str, into: Path, mirror: str | None) -> None:
         raise DataError(f"{name}: interrupted", "run the same command again; it goes on where it stopped") from None
     finally:
         click.echo(err=True)
-    for path in fetched.files:
-        click.echo(str(path))
-    click.echo(fetched.notice)
+    files = [str(path) for path in fetched.files]
+    if json_output:
+        print_json({"files": files, "downloaded": fetched.downloaded, "notice": fetched.notice})
+        return
+    click.echo("\n".join([*files, fetched.notice]))
 
 
 @data.command()
@@ -93,7 +96,8 @@ def fetch(name: str, into: Path, mirror: str | None) -> None:
 @click.option("--visit", type=click.IntRange(min=0), default=0, show_default=True, help="Which of their visits.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the market.")
 @click.option("--rows-per-device", type=click.IntRange(2, 10_000), default=30, show_default=True)
-def device(out: Path, device: int, visit: int, seed: int, rows_per_device: int) -> None:
+@as_json
+def device(out: Path, device: int, visit: int, seed: int, rows_per_device: int, json_output: bool) -> None:
     """Write what the phone of a market device holds: catalogue, event log, consent, and a page's request."""
     market = Market(seed, rows_per_device=rows_per_device)
     files = {
@@ -108,6 +112,9 @@ def device(out: Path, device: int, visit: int, seed: int, rows_per_device: int) 
             write_atomically(out / name, content)
     except OSError as error:
         raise DataError(f"{out}: {error.strerror}", "choose a folder you may write to") from error
-    moment = phone.visit(market, device, visit).time
+    moment = f"{phone.visit(market, device, visit).time:%Y-%m-%dT%H:%M:%SZ}"
+    if json_output:
+        print_json({"files": [str(out / name) for name in files], "now": moment})
+        return
     click.echo(f"{out}: what device {device} holds at its visit {visit}; its time is on standard output", err=True)
-    click.echo(f"{moment:%Y-%m-%dT%H:%M:%SZ}")
+    click.echo(moment)
