@@ -1,0 +1,614 @@
+"""The command line as people and scripts meet it: exit codes, one line what, one line what to do, one JSON object."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from sottovoce.simulations.cli import COMMANDS, run
+
+SMALL = ["--devices", "200", "--rounds", "2", "--delta", "1e-3", "--no-baselines"]
+SMALL += ["--set", "data.rows_per_device=8", "--set", "privacy.sampling_rate=0.3"]
+
+
+@pytest.fixture
+def call(capfd):
+    """Run a command: (exit code, standard output, standard error)."""
+
+    def called(*arguments):
+        capfd.readouterr()
+        code = run([str(argument) for argument in arguments])
+        told = capfd.readouterr()
+        return code, told.out, told.err
+
+    return called
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A finished private run."""
+    path = tmp_path_factory.mktemp("cli") / "run"
+    assert run(["simulate", *SMALL, "--out", str(path)]) == 0
+    return path
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of it that a test may damage."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def released(finished, tmp_path_factory):
+    """A released copy of it, and what a phone holds: made once, it takes seconds."""
+    path = shutil.copytree(finished, tmp_path_factory.mktemp("released") / "run")
+    assert run(["release", str(path)]) == 0
+    assert run(["data", "device", "--out", str(path / "phone"), "--device", "11"]) == 0
+    return path
+
+
+def refused(told, *words):
+    """A refusal: exit code 1, nothing on standard output, what and what to do in a line each."""
+    code, out, err = told
+    assert code == 1
+    assert out == ""
+    assert "Traceback" not in err
+    lines = err.splitlines()
+    assert lines[-2].startswith("error: "), err
+    assert lines[-1].startswith("  -> "), err
+    for word in words:
+        assert word in err, err
+    return lines
+
+
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# Wrong usage
+
+
+USAGE = [
+    ["nonsense"],
+    ["simulate", "--nope"],
+    ["simulate", "--epsilon", "abc"],
+    ["simulate", "--noise", "loud"],
+    ["simulate", "--resume", "run", "--rounds", "3"],
+    ["simulate", "--resume", "run", "--out", "elsewhere"],
+    ["simulate", "--resume", "run", "--set", "seed=3"],
+    ["evaluate"],
+    ["release", "run", "--version", "0"],
+    ["release", "run", "--expires-days", "0"],
+    ["release", "run", "--expires-days", "1000000000"],
+    ["release", "run", "--model-id", "../up\nlog line"],
+    ["pick", "bundle"],
+    ["pick", "b", "--key", "k", "--catalogue", "c", "--request", "r", "--trusted-version", "-1"],
+    ["pick", "b", "--key", "k", "--catalogue", "c", "--request", "r", "--now", "yesterday"],
+    ["data", "describe", "nothing"],
+    ["data", "device", "--out", "x", "--seed", "-1"],
+    ["data", "device", "--out", "x", "--rows-per-device", "1"],
+    ["data", "device", "--out", "x", "--device", "-1"],
+    ["bench", "fleet", "--devices", "1"],
+]
+
+
+@pytest.mark.parametrize("arguments", USAGE, ids=" ".join)
+def test_wrong_usage_ends_with_2_and_touches_nothing(call, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(*arguments)
+    assert (code, out) == (2, "")
+    assert "Usage: sottovoce" in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)], ids=str
+)
+def test_help_is_given_by_every_command(call, arguments):
+    code, out, err = call(*arguments)
+    assert code == (0 if arguments else 2)
+    assert out or err
+
+
+# simulate
+
+
+SIMULATE = {
+    "missing file": (["missing.toml"], "missing.toml"),
+    "folder as file": (["."], "directory"),
+    "no TOML": (["bad.toml"], "bad.toml"),
+    "unknown key": (["unknown.toml"], "roundz"),
+    "no rounds": (["--rounds", "0"], "rounds"),
+    "rounds without end": (["--rounds", "9" * 25], "rounds"),
+    "epsilon below 0": (["--epsilon", "-1"], "epsilon = -1"),
+    "epsilon 0": (["--epsilon", "0"], "epsilon = 0"),
+    "epsilon NaN": (["--epsilon", "nan"], "epsilon = nan"),
+    "epsilon minus infinity": (["--epsilon", "-inf"], "epsilon = -inf"),
+    "infinite epsilon and noise": (["--epsilon", "inf", "--noise", "secure"], "go together"),
+    "delta 0": (["--delta", "0"], "delta = 0"),
+    "delta too small": (["--delta", "1e-300"], "delta = 1e-300"),
+    "delta at 1 / devices": (["--delta", "0.005"], "below 1/population"),
+    "nobody": (["--devices", "0"], "devices"),
+    "one device without a past": (["--devices", "1"], "no training rows"),
+    "labels of one class": (["--devices", "3", "--delta", "1e-4"], "labels are 0"),
+    "table without file": (["--data", "table"], "data.file"),
+    "table that is missing": (
+        ["--data", "table", "--set", "data.file=no.csv", "--set", "data.schema=no.toml"],
+        "no.toml",
+    ),
+    "no such data folder": (["--data", "kuairand", "--data-dir", "nowhere"], "nowhere"),
+    "override without value": (["--set", "rounds"], "KEY=VALUE"),
+    "override of nothing": (["--set", "a.b=3"], "unknown field"),
+    "run that is none": (["--resume", "."], "experiment.toml"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "word"), SIMULATE.values(), ids=SIMULATE.keys())
+def test_a_run_that_cannot_be_is_refused_before_anything_is_written(call, tmp_path, monkeypatch, arguments, word):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.toml").write_text("rounds = [")
+    (tmp_path / "unknown.toml").write_text("roundz = 3")
+    before = files(tmp_path)
+    resumes = "--resume" in arguments
+    refused(call("simulate", *([] if resumes else SMALL), *arguments), word)
+    assert files(tmp_path) == before
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_that_is_taken_is_left_alone(call, finished):
+    before = files(finished)
+    refused(call("simulate", *SMALL, "--out", finished), "not empty", "--resume")
+    assert files(finished) == before
+
+
+def test_a_folder_that_cannot_be_made_is_refused(call, tmp_path):
+    (tmp_path / "file").write_text("")
+    refused(call("simulate", *SMALL, "--out", tmp_path / "file" / "run"))
+
+
+def test_a_finished_run_resumes_to_the_same_figures_and_costs_nothing(call, copied):
+    before = files(copied)
+    code, out, err = call("simulate", "--resume", copied, "--no-baselines", "--json")
+    assert code == 0
+    after = files(copied)
+    assert {path for path in before if before[path] != after.get(path)} <= {
+        path for path in before if path.name in {"report.html", "results.json"}
+    }
+    assert json.loads(out)["notes"] == []
+    assert "200 devices" in err
+
+
+def test_simulate_prints_one_json_object_and_its_progress_elsewhere(call, tmp_path):
+    code, out, err = call("simulate", *SMALL, "--noise", "seeded", "--json", "--out", tmp_path / "run")
+    told = json.loads(out)
+    assert code == 0
+    assert told.keys() == {
+        "data", "rounds", "epsilon", "delta", "guarantee", "metrics", "baselines", "notes", "run", "seconds"
+    }  # fmt: skip
+    assert (told["rounds"], told["guarantee"], told["delta"]) == (2, False, 1e-3)
+    assert 0 < told["epsilon"] <= 4.0
+    assert "NO GUARANTEE" in err
+    assert "round 2/2" in err
+
+
+def test_the_experiment_is_shown_and_nothing_is_run(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call("simulate", *SMALL, "--show-config")
+    assert (code, err) == (0, "")
+    (tmp_path / "again.toml").write_text(out)
+    assert call("simulate", "again.toml", "--show-config") == (0, out, "")
+    code, told, _ = call("simulate", "again.toml", "--show-config", "--json")
+    assert json.loads(told)["data"]["devices"] == 200
+    assert [path.name for path in tmp_path.iterdir()] == ["again.toml"]
+
+
+def test_text_is_not_wrapped_where_no_terminal_is(finished, call, copied):
+    _, out, _ = call("simulate", "--resume", copied, "--no-baselines")
+    assert re.search(r"^epsilon \d\.\d+ at delta 0\.001 per device .*, by PLD$", out, re.MULTILINE)
+
+
+def test_a_damaged_checkpoint_is_named_and_an_older_one_taken(call, copied):
+    last = copied / "checkpoints" / "round-000002.safetensors"
+    last.write_bytes(last.read_bytes()[:-9])
+    code, _, err = call("evaluate", copied, "--json")
+    assert code == 0
+    assert "note:" in err
+    assert last.name in err
+    refused(call("release", copied), "round 1", "--resume")
+    assert not list(copied.glob("*.pem"))
+
+
+def test_a_run_under_way_is_not_joined_by_a_second_process(call, copied):
+    fcntl = pytest.importorskip("fcntl", reason="no such lock there")
+    with (copied / "experiment.toml").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        refused(call("simulate", "--resume", copied), "another process")
+
+
+# audit
+
+
+def test_an_audit_tells_scripts_what_they_need(call, finished):
+    code, out, err = call("audit", finished, "--json")
+    told = json.loads(out)
+    assert (code, err) == (0, "")
+    assert {"epsilon", "delta", "unit", "adjacency", "accountant", "rounds", "ledger_ok"} <= told.keys()
+    assert (told["rounds"], told["unit"], told["adjacency"], told["ledger_ok"]) == (2, "device", "zero_out", True)
+    assert 0 < told["epsilon"] <= 4.0
+    assert call("audit", finished / "ledger.db", "--json") == (0, out, "")
+
+
+def test_an_audit_speaks_to_people_too(call, finished):
+    code, out, _ = call("audit", finished)
+    assert code == 0
+    assert "ledger: whole" in out
+    assert "COMMITTED 2" in out
+
+
+def edit(copied):
+    file = copied / "ledger.db"
+    data = file.read_bytes()
+    assert data.count(b'"round":2') == 1
+    file.write_bytes(data.replace(b'"round":2', b'"round":3'))
+
+
+def cut(copied):
+    import sqlite3
+
+    with sqlite3.connect(copied / "ledger.db") as ledger:
+        ledger.execute("DROP TRIGGER entries_stay")
+        ledger.execute("DELETE FROM entries WHERE seq > 3")
+        ledger.execute("UPDATE sqlite_sequence SET seq = 3")
+    ledger.close()
+
+
+@pytest.mark.parametrize("damage", [edit, cut], ids=["a row edited", "rows cut off at the end, cleanly"])
+def test_a_ledger_that_does_not_hold_has_no_epsilon_and_ends_with_1(call, copied, damage):
+    damage(copied)
+    code, out, err = call("audit", copied, "--json")
+    told = json.loads(out)
+    assert code == 1
+    assert (told["ledger_ok"], told["epsilon"]) == (False, None)
+    assert "error:" in err
+    before = files(copied)
+    refused(call("simulate", "--resume", copied))
+    refused(call("release", copied), "ledger")
+    assert files(copied) == before
+
+
+@pytest.mark.parametrize("content", [None, b"", b"garbage" * 99], ids=["missing", "empty", "garbage"])
+def test_what_is_no_ledger_is_refused(call, tmp_path, content):
+    file = tmp_path / "ledger.db"
+    if content is not None:
+        file.write_bytes(content)
+    refused(call("audit", file))
+    refused(call("audit", tmp_path), "experiment.toml")
+
+
+def test_a_run_without_its_ledger_is_refused_everywhere(call, copied):
+    (copied / "ledger.db").unlink()
+    before = files(copied)
+    for command in (["audit"], ["release"], ["simulate", "--resume"]):
+        refused(call(*command, copied), "ledger.db")
+    assert files(copied) == before
+
+
+# evaluate
+
+
+def test_evaluate_prints_exactly_the_metrics(call, finished):
+    code, out, err = call("evaluate", finished, "--json")
+    told = json.loads(out)
+    assert (code, err) == (0, "")
+    assert told.keys() == {"auc", "gauc", "ndcg@5", "primary", "log_loss", "calibration_error", "devices", "rows"}
+    results = json.loads((finished / "results.json").read_bytes())
+    assert told == results["metrics"]
+
+
+def test_evaluate_refuses_what_it_cannot_score(call, finished, tmp_path):
+    refused(call("evaluate", tmp_path), "experiment.toml")
+    refused(call("evaluate", finished, "--impressions", tmp_path / "no.csv"), "no.csv")
+    (tmp_path / "some.csv").write_text("a,b\n1,2\n")
+    refused(call("evaluate", finished, "--impressions", tmp_path / "some.csv"), "no impressions files")
+
+
+LAYOUT = """
+[data]
+name = "diary"
+device = "person"
+time = "day"
+held_out = 0.3
+[labels]
+click = "clicked"
+[[features]]
+name = "town"
+source = "device"
+kind = "hash"
+buckets = 8
+[[features]]
+name = "ad"
+source = "ad"
+kind = "hash"
+buckets = 32
+"""
+
+
+def diary(path, people=40, column="clicked", label=lambda row: int(row % 3 == 0)):
+    lines = [f"person,day,town,ad,{column}"]
+    lines += [
+        f"p{row % people},{row // people},t{row % people % 5},ad{row % 7},{label(row)}" for row in range(people * 10)
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_ones_own_table_is_trained_on_and_another_file_of_it_scored(call, tmp_path):
+    layout = tmp_path / "diary.toml"
+    layout.write_text(LAYOUT)
+    settings = ["--data=table", f"--set=data.file={diary(tmp_path / 'diary.csv')}", f"--set=data.schema={layout}"]
+    settings += ["--delta=1e-3", "--noise=seeded", "--rounds=2", "--no-baselines"]
+    folder = tmp_path / "run"
+    assert call("simulate", *settings, "--out", folder)[0] == 0
+    told = [
+        json.loads(call("evaluate", folder, "--json", "--impressions", diary(tmp_path / "more.csv", label=label))[1])
+        for label in (lambda row: int(row % 3 == 0), lambda row: int(row % 3 != 0))
+    ]
+    assert told[0]["rows"] == told[1]["rows"] == 400
+    assert told[0]["auc"] + told[1]["auc"] == pytest.approx(1.0)  # turned labels turn the figure, not the scores
+    for name, bent in {
+        "column.csv": {"column": "seen"},
+        "label.csv": {"label": lambda row: 2},
+        "class.csv": {"label": lambda row: 0},
+        "stranger.csv": {"people": 41},
+    }.items():
+        refused(call("evaluate", folder, "--impressions", diary(tmp_path / name, **bent)))
+    (tmp_path / "empty.csv").write_text("")
+    refused(call("evaluate", folder, "--impressions", tmp_path / "empty.csv"), "empty.csv")
+    (tmp_path / "diary.csv").unlink()
+    refused(call("evaluate", folder), "diary.csv")
+
+
+# release
+
+
+def test_a_run_that_promises_nothing_is_not_released_and_leaves_no_keys(call, tmp_path):
+    for name, arguments in {"open": ["--epsilon", "inf"], "seeded": ["--noise", "seeded"]}.items():
+        folder = tmp_path / name
+        assert call("simulate", *SMALL, "--out", folder, *arguments)[0] == 0
+        before = files(folder)
+        refused(call("release", folder), "NO GUARANTEE")
+        assert files(folder) == before
+
+
+def test_an_unfinished_run_is_not_released(call, copied):
+    (copied / "results.json").unlink()
+    before = files(copied)
+    refused(call("release", copied), "not finished", "--resume")
+    assert files(copied) == before
+
+
+def test_an_experiment_that_was_edited_after_training_is_not_released(call, copied):
+    file = copied / "experiment.toml"
+    file.write_text(file.read_text().replace("clip_norm = ", "clip_norm = 1"))
+    before = files(copied)
+    refused(call("release", copied), "another experiment")
+    assert files(copied) == before
+
+
+def test_weights_that_the_ledger_never_saw_are_not_released(call, copied):
+    from sottovoce.server import checkpoint
+
+    kept = checkpoint.newest(copied / "checkpoints")
+    kept.state["parameters/table"][1] += 1.0
+    checkpoint.write(copied / "checkpoints", kept.state, kept.facts)
+    before = files(copied)
+    refused(call("release", copied), "not a release the ledger knows")
+    assert files(copied) == before
+
+
+@pytest.mark.parametrize(
+    ("option", "word"),
+    [(["--key", "no.pem"], "no.pem"), (["--gates", "no.toml"], "no.toml"), (["--out", "no/where/x.svb"], "no/where")],
+)
+def test_a_release_with_a_file_that_is_missing_is_refused(call, copied, tmp_path, monkeypatch, option, word):
+    monkeypatch.chdir(tmp_path)
+    before = files(copied)
+    refused(call("release", copied, *option), word)
+    assert files(copied) == before
+
+
+def test_a_key_or_gates_of_garbage_are_refused(call, copied, tmp_path):
+    garbage = tmp_path / "garbage"
+    garbage.write_bytes(b"\xff\x00")
+    refused(call("release", copied, "--key", garbage), "garbage")
+    refused(call("release", copied, "--gates", garbage), "release.toml")
+
+
+def test_a_release_keeps_its_keys_private_and_says_where_the_public_one_is(released):
+    assert (released / "bundle.svb").is_file()
+    assert (released / "signing.pem").stat().st_mode & 0o077 == 0
+    assert "PUBLIC KEY" in (released / "signing.pub.pem").read_text()
+    results = json.loads((released / "results.json").read_bytes())
+    assert results["release"]["bundle_bytes"] == (released / "bundle.svb").stat().st_size
+    assert all(gate["passed"] for gate in results["release"]["gates"])
+
+
+def test_resuming_a_released_run_keeps_the_release_in_its_report(call, released, tmp_path):
+    path = shutil.copytree(released, tmp_path / "run")
+    assert call("simulate", "--resume", path, "--no-baselines")[0] == 0
+    assert json.loads((path / "results.json").read_bytes())["release"] is not None
+    assert "Nothing was exported" not in (path / "report.html").read_text()
+
+
+# pick
+
+
+def picking(released, **changes):
+    phone = released / "phone"
+    given = {
+        "key": released / "signing.pub.pem",
+        "catalogue": phone / "catalogue.json",
+        "log": phone / "events.jsonl",
+        "consent": phone / "consent.json",
+        "request": phone / "request.json",
+    }
+    given |= changes
+    return ["pick", given.pop("bundle", released / "bundle.svb")] + [
+        part for name, value in given.items() for part in (f"--{name}", value)
+    ]
+
+
+@pytest.mark.parametrize("runtime", ["litert", "onnxruntime"])
+def test_a_pick_is_one_json_object(call, released, runtime):
+    code, out, err = call(*picking(released), "--runtime", runtime, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out).keys() == {"decision", "explanation"}
+
+
+def test_a_bundle_is_believed_from_its_signer_only_whole_and_not_twice(call, released, tmp_path):
+    from sottovoce.models.signing import generate_key, save_public_key
+
+    stranger = tmp_path / "stranger.pem"
+    save_public_key(generate_key().public_key(), stranger)
+    refused(call(*picking(released, key=stranger)), "keys signed")
+    refused(call(*picking(released, key=released / "signing.pem")), "public key")
+    data = (released / "bundle.svb").read_bytes()
+    for content in (b"", data[:-1], data + b"\0", data[:5000] + bytes([data[5000] ^ 1]) + data[5001:]):
+        bent = tmp_path / "bent.svb"
+        bent.write_bytes(content)
+        refused(call(*picking(released, bundle=bent)))
+    version = json.loads((released / "results.json").read_bytes())["release"]["version"]
+    refused(call(*picking(released), "--trusted-version", version), "already trusted")
+    assert call(*picking(released), "--trusted-version", version - 1)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"[]", b'{"a":' * 3000, None], ids=["bytes", "list", "deep", "missing"]
+)
+@pytest.mark.parametrize("name", ["catalogue", "log", "consent", "request"])
+def test_garbage_on_the_phone_is_named(call, released, tmp_path, name, content):
+    file = tmp_path / "garbage"
+    if content is not None:
+        file.write_bytes(content)
+    refused(call(*picking(released, **{name: file})), "garbage")
+
+
+BLOCKED = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "flwr", "opacus", "rich", "pyarrow", "safetensors", "dp_accounting"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Block())
+from sottovoce.simulations.cli import main
+main()
+"""
+
+
+def test_pick_runs_where_only_the_device_runtime_is_installed_and_the_others_say_what_is_missing(released):
+    def there(*arguments):
+        command = [sys.executable, "-c", BLOCKED, *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    picked = there(*picking(released), "--json")
+    assert (picked.returncode, picked.stderr) == (0, "")
+    assert json.loads(picked.stdout)["decision"]
+    for arguments in (["simulate"], ["audit", released], ["release", released], ["bench", "fleet"]):
+        told = there(*arguments)
+        refused((told.returncode, told.stdout, told.stderr), "not installed", "sottovoce[train]")
+
+
+# data and bench
+
+
+def test_what_a_phone_holds_is_written_and_only_the_time_is_printed(call, tmp_path):
+    code, out, err = call("data", "device", "--out", tmp_path / "phone", "--device", 3)
+    assert code == 0
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\n", out)
+    assert "device 3" in err
+    assert sorted(os.listdir(tmp_path / "phone")) == ["catalogue.json", "consent.json", "events.jsonl", "request.json"]
+    (tmp_path / "file").write_text("")
+    refused(call("data", "device", "--out", tmp_path / "file"), "file")
+
+
+def test_a_data_set_is_described_to_people_and_to_scripts(call):
+    code, out, err = call("data", "describe", "market", "--devices", 50)
+    assert (code, err) == (0, "")
+    assert "  devices        50 " in out
+    assert all(len(line) < 160 for line in out.splitlines())
+    code, out, _ = call("data", "describe", "market", "--devices", 50, "--json")
+    assert json.loads(out)["devices"] == 50
+
+
+def test_data_that_is_not_there_is_refused(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused(call("data", "describe", "table"), "data.file")
+    refused(call("data", "describe", "kuairand", "--data-dir", "nowhere"), "nowhere")
+    refused(call("data", "fetch", "kuairand"), "kuairand")
+    refused(call("data", "fetch", "movietweetings", "--mirror", "ftp://files.example"), "http")
+
+
+def test_bench_refuses_what_is_no_bundle(call, tmp_path):
+    refused(call("bench", "runtime", tmp_path / "no.svb"), "no.svb")
+    (tmp_path / "bad.svb").write_bytes(b"\0" * 100)
+    refused(call("bench", "runtime", tmp_path / "bad.svb"))
+
+
+def test_the_fleet_is_measured_against_the_loop_as_one_json_object(call):
+    code, out, err = call("bench", "fleet", "--devices", 60, "--repeats", 1, "--json")
+    told = json.loads(out)
+    assert (code, err) == (0, "")
+    assert told["ms_per_device_round"].keys() == {"fleet", "loop"}
+    assert told["max_abs_diff"] < 1e-4
+    assert told["threads"] == 1
+
+
+# The process
+
+
+def process(*arguments):
+    command = [sys.executable, "-m", "sottovoce.simulations.cli", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such signal there")
+def test_ctrl_c_in_training_is_one_clear_line_and_the_run_can_be_resumed(tmp_path):
+    path = tmp_path / "run"
+    settings = ["--set", "privacy.noise='seeded'", "--set", "evaluate_every=1000"]
+    running = process("simulate", *SMALL, *settings, "--rounds", 1000, "--out", path)
+    deadline = time.monotonic() + 60
+    while not list(path.glob("checkpoints/round-000002*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    lines = refused((running.returncode, out, err), "interrupted")
+    assert lines[-1] == f"  -> continue with: sottovoce simulate --resume {path}"
+    assert run(["audit", str(path)]) == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such signal there")
+@pytest.mark.parametrize("after", [0.6, 1.5])
+def test_ctrl_c_while_libraries_load_is_one_clear_line(finished, after):
+    running = process("audit", finished)
+    time.sleep(after)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    if running.returncode == 1:
+        assert out == ""
+        assert "Traceback" not in err
+        assert "error: interrupted" in err
+
+
+def test_a_reader_that_leaves_early_is_not_an_error_with_a_traceback():
+    running = process("--help")
+    running.stdout.close()
+    err = running.stderr.read()
+    running.stderr.close()
+    assert running.wait() in (0, 1)
+    assert "Traceback" not in err
