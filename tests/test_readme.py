@@ -36,7 +36,7 @@ def test_the_commands_of_the_walk_through_run_one_after_the_other(tmp_path):
 
 @pytest.mark.parametrize("command", [c for c in commands("console") if c.startswith("sottovoce ")])
 def test_every_other_command_has_the_options_it_names(command):
-    words = shlex.split(command)[1:]
+    words = shlex.split(command, comments=True)[1:]
     found: click.Command = cli
     context = click.Context(cli)
     while isinstance(found, click.Group):
