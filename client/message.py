@@ -205,9 +205,8 @@ def _read(array: Array) -> npt.NDArray[Any]:
     if array.stype != "numpy.ndarray" or np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError("not .npy data")
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    held = len(array.data) - stream.tell()
-    if fortran or dtype.hasobject or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != held:
-        raise ValueError(f"{dtype}{list(shape)} in {held} bytes")
+    if fortran or dtype.hasobject or min(shape, default=0) < 0:
+        raise ValueError(f"{dtype}{list(shape)}")
     return np.frombuffer(array.data, dtype, offset=stream.tell()).reshape(shape).copy()
 
 

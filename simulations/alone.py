@@ -47,7 +47,9 @@ def train_alone(
         torch.from_numpy(outcome),
         torch.from_numpy(visible),
     )
-    share = _shares(schema, context[trained], ad[trained], np.concatenate([ad[:, : len(schema.history)].ravel(), ad.ravel()]))
+    share = _shares(
+        schema, context[trained], ad[trained], np.concatenate([ad[:, : len(schema.history)].ravel(), ad.ravel()])
+    )
     seen = interest(batch, schema.outcome_row("click"))
     target = torch.from_numpy(labels.astype(np.float32))
     chosen = torch.from_numpy(trained)

@@ -57,7 +57,8 @@ def impressions(path: Path, dataset: Dataset, source: DataSource) -> tuple[Examp
         case "table":
             return table.impressions(path, dataset, table.read_layout(Path(source.schema)))
     raise ConfigError(
-        f"data set {source.name!r} has no impressions files", "leave --impressions away to evaluate on its held-out rows"
+        f"data set {source.name!r} has no impressions files",
+        "leave --impressions away to score its held-out rows",
     )
 
 

@@ -1,5 +1,6 @@
-import multiprocessing
 import os
+import subprocess
+import sys
 
 import msgspec
 import pytest
@@ -97,23 +98,24 @@ def test_an_audit_without_a_ledger_is_refused(folder):
         folder.audit()
 
 
-def hold(path, ready, leave):
-    with RunFolder(path).locked():
-        ready.set()
-        leave.wait(30)
+HOLD = """
+import sys
+from pathlib import Path
+from sottovoce.simulations.folder import RunFolder
+with RunFolder(Path(sys.argv[1])).locked():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no such lock there")
 def test_one_process_trains_in_a_folder_and_its_end_frees_it(folder):
-    spawn = multiprocessing.get_context("fork")
-    ready, leave = spawn.Event(), spawn.Event()
-    other = spawn.Process(target=hold, args=(folder.path, ready, leave))
-    other.start()
-    assert ready.wait(30)
-    with pytest.raises(ConfigError, match="another process"), folder.locked():
-        pytest.fail("two at once")
-    other.kill()
-    other.join()
+    command = [sys.executable, "-c", HOLD, str(folder.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ConfigError, match="another process"), folder.locked():
+            pytest.fail("two at once")
+        other.kill()
     with folder.locked(), pytest.raises(ConfigError), folder.locked():
         pytest.fail("two at once")
     with folder.locked():

@@ -18,6 +18,7 @@ from sottovoce.simulations.report import (
     ReleaseFacts,
     RoundRow,
     RunSummary,
+    headline,
     render,
 )
 
@@ -290,3 +291,9 @@ def test_a_summary_survives_its_own_json():
 )
 def test_figures_read_well(shown, expected):
     assert shown == expected
+
+
+def test_the_epsilon_at_the_top_counts_rounds_that_were_paid_for_and_lost():
+    lost = msgspec.structs.replace(summary().privacy, spent=4.75)
+    tiles = {name: value for name, value, _, _ in headline(summary(privacy=lost))}
+    assert tiles["Epsilon spent"] == "4.75"
