@@ -27,9 +27,7 @@ class Latency(msgspec.Struct, frozen=True):
     preempted: float
 
 
-def measure(
-    calls: Mapping[str, Mapping[int, Callable[[], object]]], rounds: int, rng: np.random.Generator
-) -> Latency:
+def measure(calls: Mapping[str, Mapping[int, Callable[[], object]]], rounds: int, rng: np.random.Generator) -> Latency:
     """Call everything in turn, in a new random order each round, and time each call.
 
     Args:
