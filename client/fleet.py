@@ -8,6 +8,7 @@ devices: the result equals training each device alone, to float32 rounding.
 Only the sum of the clipped updates leaves this module.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -39,8 +40,8 @@ class LocalTraining(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         """Refuse training that cannot move."""
-        if self.steps < 1 or not self.learning_rate > 0 or self.max_rows < 1:
-            raise ValueError("local steps, learning rate and max_rows must be positive")
+        if self.steps < 1 or not 0 < self.learning_rate < math.inf or self.max_rows < 1:
+            raise ValueError("local steps, learning rate and max_rows must be positive and finite")
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,9 +60,8 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
                 f"feature {self.name!r}: needs a name, buckets >= 1, retention_days >= 0", "correct the schema"
             )
         if self.kind == "bucket":
-            if len(self.boundaries) + 1 != self.buckets or any(
-                not low < high for low, high in zip(self.boundaries, self.boundaries[1:], strict=False)
-            ):
+            rising = all(low < high for low, high in zip(self.boundaries, self.boundaries[1:], strict=False))
+            if len(self.boundaries) + 1 != self.buckets or not rising or not all(map(math.isfinite, self.boundaries)):
                 raise SchemaError(
                     f"feature {self.name!r}: bucket boundaries must be increasing and one fewer than buckets",
                     "list the boundaries in increasing order and set buckets to their number plus one",
@@ -112,6 +111,11 @@ class FeatureSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise SchemaError(f"feature named twice in {names}", "give each feature its own name")
         if not any(feature.source == "ad" for feature in self.features):
             raise SchemaError("schema has no ad feature", "add at least one feature with source = 'ad'")
+        if not self.context:
+            # Runtimes divide by the width of an input, some of them without looking.
+            raise SchemaError(
+                "schema has no device or context feature", "add one, such as the kind of device or the hour of the day"
+            )
         if self.heads not in {("click",), ("click", "conversion")}:
             raise SchemaError(f"heads {self.heads} unknown", "use ('click',) or ('click', 'conversion')")
         if not 1 <= self.history_length <= 256:

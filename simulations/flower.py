@@ -60,4 +60,4 @@ def coordinate(grid: Grid, context: Context) -> None:
     folder = RunFolder(Path(_setting(context, "out")))
     if not folder.experiment_file.exists():
         folder.create(experiment)
-    train(grid, experiment, dataset, folder, on_point=lambda point: None)
+    train(grid, experiment, dataset, folder, on_point=lambda _: None)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sottovoce.client.examples import Examples
-from sottovoce.client.fleet import LocalTraining, fleet_update, flatten_tables, pad
+from sottovoce.client.fleet import LocalTraining, flatten_tables, fleet_update, pad
 from sottovoce.models.ranker import RankerConfig, initial, interest, logits
 from sottovoce.models.schema import Feature, FeatureSchema
 from sottovoce.simulations.alone import train_alone
@@ -186,6 +186,6 @@ def test_a_row_sees_earlier_rows_of_its_own_device_and_nothing_else():
 
 
 def test_training_that_cannot_move_is_refused():
-    for wrong in ({"steps": 0}, {"learning_rate": 0.0}, {"learning_rate": float("nan")}, {"max_rows": 0}):
+    for wrong in ({"steps": 0}, {"learning_rate": 0.0}, {"learning_rate": float("inf")}, {"max_rows": 0}):
         with pytest.raises(ValueError, match="positive"):
             LocalTraining(**wrong)
