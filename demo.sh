@@ -15,7 +15,7 @@ sottovoce audit "$run"
 say "quantize, export to ONNX and TFLite, compare, sign" "sottovoce release $run"
 sottovoce release "$run"
 
-for device in 3 11 29; do
+for device in 3 6 14; do
   phone=$run/phones/$device
   now=$(sottovoce data device --out "$phone" --device $device 2>/dev/null)
   say "device $device asks for an ad" "sottovoce pick $run/bundle.svb --key $run/signing.pub.pem --catalogue ... --log ... --consent ... --request ..."

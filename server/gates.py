@@ -76,9 +76,15 @@ class GateResult:
         """One line: which gate, what was measured, and by how much it is missed."""
         if self.measured is None:
             return f"{self.name}: nothing measured, limit {self.limit:g}"
+        measured, limit = _plain(self.measured), _plain(self.limit)
         if self.passed:
-            return f"{self.name}: {self.measured:g} within {self.limit:g}"
-        return f"{self.name}: {self.measured:g} misses {self.limit:g} by {abs(self.measured - self.limit):g}"
+            return f"{self.name}: {measured} within {limit}"
+        return f"{self.name}: {measured} misses {limit} by {_plain(abs(self.measured - self.limit))}"
+
+
+def _plain(value: float) -> str:
+    """Bytes in full, everything else to six digits."""
+    return f"{value:,.0f}" if value >= 1e4 else f"{value:g}"
 
 
 def load_gates(data: bytes) -> Gates:

@@ -31,6 +31,7 @@ from sottovoce.models.parity import (
 )
 from sottovoce.models.passport import PrivacyPassport, releasable
 from sottovoce.models.quantize import PLANES, QuantizedRanker, quantize
+from sottovoce.models.quiet import quiet_stderr
 from sottovoce.models.request import INPUTS, OUTPUT, Request
 from sottovoce.models.schema import FeatureSchema
 from sottovoce.models.signing import SIGNATURE_NAME, PrivateKey, key_id, sign
@@ -131,7 +132,8 @@ def release(
     module = _smallest(parameters, schema, config, requests, gates)
     onnx, tflite = to_onnx(module, schema), to_tflite(module, schema, sizes)
     by_module, by_onnx, by_tflite = module_scorer(module), onnx_scorer(onnx), tflite_scorer(tflite)
-    compared = parity(float_scorer(parameters, schema, config), by_module, by_onnx, by_tflite, requests)
+    with quiet_stderr():  # LiteRT announces itself when a model is first run
+        compared = parity(float_scorer(parameters, schema, config), by_module, by_onnx, by_tflite, requests)
     golden = draw_golden(schema, by_module, np.random.default_rng(version))
     files = {
         "model.onnx": onnx,
