@@ -119,25 +119,6 @@ def chunks(
         start += size
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Padded rows of D devices; ids point into a flat table of the rows they touch.
-
-    Attributes:
-        batch: (D, R, ...) ids into the flat table.
-        labels: (D, R, heads) float32.
-        weight: (D, R) float32, 1 / trained rows of the device on its rows, 0 on padding.
-        owner: (U,) device of each flat row.
-        row: (U,) table row of each flat row; 0 is padding.
-    """
-
-    batch: Batch
-    labels: Tensor
-    weight: Tensor
-    owner: npt.NDArray[np.int64]
-    row: npt.NDArray[np.int64]
-
-
 def pad(examples: Examples, schema: FeatureSchema, max_rows: int) -> tuple[Batch, Tensor, Tensor]:
     """Rows of every device side by side: (batch with table ids, labels, weight), padded to the longest device.
 

@@ -298,8 +298,9 @@ from sottovoce.privacy.events import PoissonGaussian
 from sottovoce.privacy.ledger import Ledger
 event = PoissonGaussian(sampling_rate=0.02, noise_multiplier=1.0)
 with Ledger.open(Path(sys.argv[1]), create=True) as ledger:
-    if ledger.book().campaign is None:
-        ledger.open_campaign(4.0, 1e-5, 6040)
+    with ledger.exclusive() as book:
+        if book.campaign is None:
+            ledger.open_campaign(4.0, 1e-5, 6040)
     for round in range(100_000):
         reservation = ledger.reserve(sys.argv[2], round, event, "p", "train", "secure")
         print(reservation.seq, reservation.hash, flush=True)

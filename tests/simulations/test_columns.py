@@ -15,12 +15,13 @@ from sottovoce.simulations.columns import read
 
 SCHEMA = FeatureSchema(
     features=(
+        Feature(name="kind", source="device", buckets=2),
         Feature(name="word", source="ad", buckets=50),
         Feature(name="whole", source="ad", kind="integer", buckets=10),
         Feature(name="real", source="ad", kind="bucket", buckets=3, boundaries=(0.0, 1.5)),
     )
 )
-WORD, WHOLE, REAL = SCHEMA.features
+_, WORD, WHOLE, REAL = SCHEMA.features
 
 
 def csv(folder: Path, text: str, name: str = "data.csv") -> Path:
@@ -183,7 +184,7 @@ VALUES = {
 @given(st.data())
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_column_is_encoded_as_the_phone_encodes_each_value(tmp_path: Path, data: st.DataObject) -> None:
-    feature = data.draw(st.sampled_from(SCHEMA.features))
+    feature = data.draw(st.sampled_from([WORD, WHOLE, REAL]))
     values = data.draw(st.lists(VALUES[feature.name], min_size=1, max_size=20))
     kind = {"word": pa.string(), "whole": pa.int64(), "real": pa.float64()}[feature.name]
     file = read(parquet(tmp_path, a=pa.array(values, kind)), ["a"])
