@@ -21,9 +21,9 @@ from sottovoce.client.message import (
     read_instruction,
     reply_record,
 )
-from sottovoce.models.ranker import RankerConfig
+from sottovoce.models.ranker import RankerConfig, shapes
 from sottovoce.models.schema import FeatureSchema
-from sottovoce.privacy.errors import UpdateError
+from sottovoce.privacy.errors import DataError, UpdateError
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,29 @@ class Node:
         schema: of the ids in `examples`.
         config: sizes of the ranker.
         order: position of this node among all nodes.
+
+    Raises:
+        DataError: an id, label or ad that the schema and catalogue do not have. One such row would spill into another
+            device's update, and the bound on each would no longer hold.
     """
 
     examples: Examples
     schema: FeatureSchema
     config: RankerConfig
     order: int
+
+    def __post_init__(self) -> None:
+        """Check every row once, before any round."""
+        rows, ids = self.examples, self.schema.rows
+        columns = (("device", rows.device, ids), ("context", rows.context, ids), ("catalogue", rows.catalogue, ids))
+        for name, column, end in (*columns, ("ad", rows.ad, len(rows.catalogue)), ("labels", rows.labels, 2)):
+            if column.size and not 0 <= column.min() <= column.max() < end:
+                raise DataError(
+                    f"{name} holds {column.min()} ... {column.max()}, not 0 ... {end - 1}",
+                    "encode the rows with the schema of the model",
+                )
+        if np.any(np.diff(rows.offsets) < 0):
+            raise DataError("offsets of the devices fall", "sort the rows by device")
 
 
 def client_app(open_node: Callable[[Context], Node]) -> ClientApp:
@@ -61,13 +78,19 @@ def client_app(open_node: Callable[[Context], Node]) -> ClientApp:
         asked = read_instruction(message.content)
         if len(asked.devices) and not 0 <= asked.devices.min() <= asked.devices.max() < node.examples.devices:
             raise UpdateError("asked for a device this node does not host", "enrol again")
+        wanted = shapes(node.schema, node.config)
+        if {name: value.shape for name, value in asked.parameters.items()} != wanted:
+            raise UpdateError("parameters are of another model", "start the run and the node with one experiment")
+        # On the wire the sum is rounded to float32, which can part two neighbouring sums by half a unit in the last
+        # place of each device's share on both sides: this much is taken off the bound.
+        slack = 1.0 + len(asked.devices) * float(np.finfo(np.float32).eps)
         update = fleet_update(
             {name: torch.from_numpy(value) for name, value in asked.parameters.items()},
             node.examples,
             node.schema,
             node.config,
             asked.training,
-            asked.clip_norm,
+            asked.clip_norm / slack,
             asked.devices,
         )
         total = {name: value.astype(np.float32) for name, value in update.total.items()}

@@ -121,7 +121,9 @@ class Encoder:
         past = remembered(log, self._catalogue, length)
         for place, one in enumerate(past, length - len(past)):
             events[place] = self._event(one.event)
-            outcomes[place] = self.schema.outcome_row(one.outcome)
+            # A model without a conversion head never saw that outcome in training.
+            known = one.outcome if one.outcome in self.schema.heads else "seen" if one.outcome == "seen" else "click"
+            outcomes[place] = self.schema.outcome_row(known)
         return events, outcomes, past
 
     def _event(self, event: Event) -> Ids:

@@ -28,10 +28,10 @@ class LocalTraining(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What every device does in a round.
 
     Attributes:
-        steps: full-batch gradient steps on the device's rows.
+        steps: full-batch gradient steps on the device's rows, at most 1,000.
         learning_rate: of those steps. A table row moves by its mean gradient over the impressions that show it, and
             not over all of the device's: otherwise an ad seen once in fifty impressions would hardly be heard.
-        max_rows: newest rows a device trains on; older ones still count as its history.
+        max_rows: newest rows a device trains on, at most 100,000; older ones still count as its history.
     """
 
     steps: int = 2
@@ -40,8 +40,8 @@ class LocalTraining(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         """Refuse training that cannot move."""
-        if self.steps < 1 or not 0 < self.learning_rate < math.inf or self.max_rows < 1:
-            raise ValueError("local steps, learning rate and max_rows must be positive and finite")
+        if not (1 <= self.steps <= 1_000 and 0 < self.learning_rate < math.inf and 1 <= self.max_rows <= 100_000):
+            raise ValueError("local steps (to 1000), learning rate and max_rows (to 100000) must be positive")
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +219,7 @@ def _train_chunk(
         name: value[torch.from_numpy(row)] if name == "table" else value.expand(count, *value.shape)
         for name, value in parameters.items()
     }
+    start["table"] = torch.where(torch.from_numpy(row == 0)[:, None], 0.0, start["table"])
     local = {name: value.detach().clone().requires_grad_() for name, value in start.items()}
     padding = torch.from_numpy(row == 0)
     share = row_share(batch, weight, owner)

@@ -90,6 +90,7 @@ def enrolment_record(enrolment: Enrolment) -> RecordDict:
 
 def read_enrolment(record: RecordDict) -> Enrolment:
     """From the wire; raises UpdateError when it is not a sensible enrolment."""
+    _exactly(record, "enrolment")
     fields = _config(record, "enrolment", {"devices": int, "order": int})
     enrolment = Enrolment(fields["devices"], fields["order"])
     if not 0 <= enrolment.devices <= MOST_DEVICES:
@@ -120,7 +121,13 @@ def instruction_record(instruction: Instruction) -> RecordDict:
 
 
 def read_instruction(record: RecordDict) -> Instruction:
-    """From the wire; raises UpdateError when a field is missing or of the wrong type."""
+    """From the wire.
+
+    Raises:
+        UpdateError: a field is missing, foreign or of the wrong type; a bound that is none; a device asked twice, which
+            would count twice.
+    """
+    _exactly(record, "instruction", "cohort", "parameters")
     types = {"run_id": str, "round": int, "plan_hash": str, "clip_norm": float}
     fields = _config(record, "instruction", types | {"steps": int, "learning_rate": float, "max_rows": int})
     try:
@@ -128,15 +135,20 @@ def read_instruction(record: RecordDict) -> Instruction:
     except ValueError as error:
         raise UpdateError(f"instruction cannot be followed: {error}", "correct the experiment") from error
     cohort = _numpy(record, "cohort").get("devices")
-    if cohort is None or cohort.dtype != np.int64 or cohort.ndim != 1:
-        raise UpdateError("instruction names no devices", "the node answers with an error")
+    if cohort is None or cohort.dtype != np.int64 or cohort.ndim != 1 or np.any(np.diff(cohort) <= 0):
+        raise UpdateError("instruction names no devices in rising order", "the node answers with an error")
+    if not 0 < fields["clip_norm"] < math.inf:
+        raise UpdateError(f"clip norm {fields['clip_norm']} is no bound", "the node answers with an error")
+    parameters = _numpy(record, "parameters")
+    if any(value.dtype != np.float32 for value in parameters.values()):
+        raise UpdateError("parameters are not float32", "the node answers with an error")
     return Instruction(
         fields["run_id"],
         fields["round"],
         fields["plan_hash"],
         fields["clip_norm"],
         training,
-        _numpy(record, "parameters"),
+        parameters,
         cohort,
     )
 
@@ -156,6 +168,7 @@ def read_reply(record: RecordDict, asked: Instruction) -> Reply:
         UpdateError: another run, round or plan; wrong names, shapes or dtype; NaN or infinity; a sum longer than its
             devices could have made it. The caller drops the reply and goes on.
     """
+    _exactly(record, "reply", "total")
     fields = _config(record, "reply", {"run_id": str, "round": int, "plan_hash": str, "devices": int})
     total = _numpy(record, "total")
     reply = Reply(fields["run_id"], fields["round"], fields["plan_hash"], total, fields["devices"])
@@ -179,6 +192,12 @@ def read_reply(record: RecordDict, asked: Instruction) -> Reply:
     if math.sqrt(squares) > bound * (1 + NORM_SLACK):
         raise UpdateError(f"reply of norm {squares**0.5:.3g} exceeds {bound:.3g}", "the reply is dropped")
     return reply
+
+
+def _exactly(record: RecordDict, *names: str) -> None:
+    """Refuse a message with a record that is not declared: nothing undeclared is read, or sent along unnoticed."""
+    if set(record) != set(names):
+        raise UpdateError(f"message holds {len(record)} records, not {', '.join(names)}", "the message is dropped")
 
 
 def _arrays(values: FloatArrays) -> ArrayRecord:

@@ -135,7 +135,8 @@ class FeatureSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     @cached_property
     def context(self) -> tuple[Feature, ...]:
         """Features known once per request: of the device, then of the moment, in declaration order."""
-        return tuple(f for f in self.features if f.source != "ad")
+        known_once = (feature for feature in self.features if feature.source != "ad")
+        return tuple(sorted(known_once, key=lambda feature: feature.source == "context"))
 
     @cached_property
     def ad(self) -> tuple[Feature, ...]:

@@ -20,6 +20,7 @@ from sottovoce.privacy.ledger import Ledger
 ASSUMPTIONS = (
     "cohorts stay secret from an outsider: logs, traffic and bills show nobody who took part",
     "the coordinator is honest: it clips, samples and adds noise as the ledger says",
+    "no other ledger covers the same devices: two campaigns on the same people add up",
     "one person has one device, and the number of enrolled devices is public",
     "whether a device can be reached does not depend on its data",
 )

@@ -54,8 +54,10 @@ def enrol(grid: Grid, timeout_s: float) -> Population:
     """
     ids = list(grid.get_node_ids())
     messages = [Message(RecordDict(), node, MessageType.QUERY, group_id="enrol") for node in ids]
-    found = []
+    found: list[tuple[int, int, int]] = []
     for message in replies(grid, messages, timeout_s):
+        if message.metadata.src_node_id not in ids or message.metadata.src_node_id in (node for _, node, _ in found):
+            continue
         try:
             enrolment = read_enrolment(message.content)
         except UpdateError:

@@ -97,7 +97,7 @@ class Coordinator:
         if population.devices != self.plan.population:
             raise ConfigError(
                 f"{population.devices} devices enrolled, the plan is for {self.plan.population}",
-                "plan for the population there is: epsilon depends on it",
+                "start the nodes that are missing and continue the run; epsilon depends on the whole population",
             )
         for number in range(after + 1, self.plan.rounds + 1):
             try:

@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 refused, with one line that says what happened and one tha
 command loads only what it needs, so that `pick` runs where nothing but the device runtime is installed.
 """
 
+import contextlib
 import importlib
 import os
 import signal
@@ -63,7 +64,14 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and end the process with its exit code."""
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    code = run(sys.argv[1:] if arguments is None else arguments)
+    if code:
+        # After an interruption a worker may still be inside torch; the ordinary way out would then abort the process.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(0)
 
 
 def run(arguments: Sequence[str]) -> int:

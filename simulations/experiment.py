@@ -128,7 +128,7 @@ def compose(file: Path | None, overrides: Iterable[tuple[str, Any]]) -> Experime
             given = tomllib.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"{file}: {error.strerror}", "name an existing experiment file") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ConfigError(f"{file}: {error}", "correct the TOML") from error
     for key, value in overrides:
         _set(given, key.split("."), value, key)
@@ -152,7 +152,7 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise ConfigError(f"--set {text}: not KEY=VALUE", "write for example --set server.learning_rate=0.02")
     try:
         parsed = tomllib.loads(f"value = {value}")
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return key.strip(), value
     return key.strip(), parsed["value"] if len(parsed) == 1 else value
 

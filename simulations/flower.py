@@ -60,4 +60,6 @@ def coordinate(grid: Grid, context: Context) -> None:
     folder = RunFolder(Path(_setting(context, "out")))
     if not folder.experiment_file.exists():
         folder.create(experiment)
+    elif folder.experiment() != experiment:
+        raise ConfigError(f"{folder.path} holds a run of another experiment", "choose another folder for `out`")
     train(grid, experiment, dataset, folder, on_point=lambda _: None)

@@ -95,7 +95,8 @@ def train(
     Args:
         grid: where the nodes are.
         experiment: all settings.
-        dataset: its held-out rows draw the learning curve; its training rows are only seen by the nodes.
+        dataset: the nodes train on it; here its held-out rows, with the training rows as history, draw the learning
+            curve.
         folder: made by `RunFolder.create`; checkpoints found there are continued from.
         on_point: called after each round.
 

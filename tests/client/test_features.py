@@ -1,3 +1,4 @@
+import msgspec
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -124,3 +125,12 @@ def test_groups_can_be_taken_away_without_touching_the_rest():
     assert inputs.without(ENCODER.page_columns).context.tolist() == [[inputs.context[0, 0], 0]]
     assert inputs.without(ENCODER.device_columns).context.tolist() == [[0, inputs.context[0, 1]]]
     assert inputs.events.any()
+
+
+def test_a_model_without_a_conversion_head_sees_a_conversion_as_the_click_it_was_trained_on():
+    log = EventLog((event("impression", 1), event("conversion", 1)))
+    clicks_only = msgspec.structs.replace(SCHEMA, heads=("click",))
+    both = msgspec.structs.replace(SCHEMA, heads=("click", "conversion"))
+    for schema, outcome in ((clicks_only, "click"), (both, "conversion")):
+        _, outcomes, _ = Encoder(schema, MARKET).history(log)
+        assert outcomes[-1] == schema.outcome_row(outcome)

@@ -189,3 +189,14 @@ def test_training_that_cannot_move_is_refused():
     for wrong in ({"steps": 0}, {"learning_rate": 0.0}, {"learning_rate": float("inf")}, {"max_rows": 0}):
         with pytest.raises(ValueError, match="positive"):
             LocalTraining(**wrong)
+
+
+def test_a_padding_row_that_is_not_zero_neither_counts_nor_moves():
+    made = schema()
+    rows, values = examples(made, [6, 2]), parameters(made)
+    spoilt = {**values, "table": values["table"].clone()}
+    spoilt["table"][0] = 5.0
+    clean = fleet_update(values, rows, made, CONFIG, LocalTraining(), 1.0, np.array([0, 1])).total
+    found = fleet_update(spoilt, rows, made, CONFIG, LocalTraining(), 1.0, np.array([0, 1])).total
+    for name in values:
+        np.testing.assert_array_equal(found[name], clean[name])

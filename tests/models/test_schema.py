@@ -112,3 +112,9 @@ def test_a_schema_that_cannot_be_served_is_refused(make):
 def test_any_bytes_are_a_schema_or_a_schema_error(data):
     with contextlib.suppress(SchemaError):
         load_schema(data)
+
+
+def test_context_columns_are_the_devices_first_whatever_the_order_of_declaration():
+    hour = Feature(name="hour", source="context", buckets=4)
+    schema = FeatureSchema(features=(hour, DEVICE, AD))
+    assert [feature.name for feature in schema.context] == ["kind", "hour"]

@@ -1,0 +1,127 @@
+"""What a node checks before it trains, so that no row of one device can reach into another's update."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
+
+from sottovoce.client.app import Node, client_app
+from sottovoce.client.fleet import LocalTraining
+from sottovoce.client.message import Instruction, Reply, instruction_record, read_instruction, read_reply, reply_record
+from sottovoce.models.ranker import RankerConfig, initial
+from sottovoce.privacy.errors import DataError, UpdateError
+from sottovoce.simulations.grid import InProcessGrid
+from sottovoce.simulations.market import load
+
+CONFIG = RankerConfig(embedding_width=4, tower_width=4, hidden_width=4)
+
+
+@pytest.fixture(scope="module")
+def node():
+    dataset = load(40, seed=0)
+    return Node(dataset.train, dataset.schema, CONFIG, 0)
+
+
+def bent(node, name, value):
+    column = np.array(getattr(node.examples, name))
+    column.reshape(-1)[0] = value
+    return replace(node.examples, **{name: column})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("device", -1),
+        ("device", 10**6),
+        ("context", 10**6),
+        ("catalogue", 10**6),
+        ("ad", -1),
+        ("ad", 10**6),
+        ("labels", 2),
+        ("labels", -1),
+    ],
+)
+def test_a_row_outside_the_schema_is_refused_before_any_round(node, name, value):
+    with pytest.raises(DataError, match=name):
+        Node(bent(node, name, value), node.schema, CONFIG, 0)
+
+
+def instruction(node, **changes):
+    weights = {name: value.numpy() for name, value in initial(node.schema, CONFIG, 0).items()}
+    fields = {
+        "run_id": "run",
+        "round": 1,
+        "plan_hash": "plan",
+        "clip_norm": 0.5,
+        "training": LocalTraining(),
+        "parameters": weights,
+        "devices": np.arange(node.examples.devices),
+    }
+    return Instruction(**(fields | changes))
+
+
+def ask(node, asked):
+    app = client_app(lambda context: node)
+    InProcessGrid(app, 1)  # gives this process the identity that messages need
+    message = Message(instruction_record(asked), 1, MessageType.TRAIN)
+    context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
+    return app(message, context).content
+
+
+def test_a_node_answers_with_a_sum_that_its_coordinator_takes(node):
+    asked = instruction(node)
+    reply = read_reply(ask(node, asked), asked)
+    norm = np.sqrt(sum(float(np.square(value).sum()) for value in reply.total.values()))
+    assert 0 < norm <= 0.5 * node.examples.devices
+
+
+def test_parameters_of_another_model_are_refused(node):
+    wrong = {name: np.zeros((2, 2), np.float32) for name in initial(node.schema, CONFIG, 0)}
+    with pytest.raises(UpdateError, match="another model"):
+        ask(node, instruction(node, parameters=wrong))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"devices": np.array([3, 3])},
+        {"devices": np.array([4, 3])},
+        {"clip_norm": float("nan")},
+        {"clip_norm": float("inf")},
+        {"clip_norm": 0.0},
+    ],
+)
+def test_an_instruction_that_would_count_somebody_twice_or_unbounded_is_refused(node, changes):
+    with pytest.raises(UpdateError):
+        read_instruction(instruction_record(instruction(node, **changes)))
+
+
+def test_a_reply_that_carries_one_record_more_is_dropped(node):
+    asked = instruction(node)
+    total = {name: np.zeros_like(value) for name, value in asked.parameters.items()}
+    for extra in ({"metrics": MetricRecord({"loss": 0.3})}, {"note": ConfigRecord({"rows": 7})}):
+        record = reply_record(Reply("run", 1, "plan", total, len(asked.devices)))
+        read_reply(record, asked)
+        record.update(extra)
+        with pytest.raises(UpdateError, match="records"):
+            read_reply(record, asked)
+
+
+def test_rounding_the_sum_for_the_wire_cannot_part_neighbours_by_more_than_the_bound(node):
+    """Zeroing one device moves the rounded sum by at most C, for every device."""
+    asked = instruction(node)
+    whole = read_reply(ask(node, asked), asked).total
+    for device in range(node.examples.devices):
+        others = instruction(node, devices=np.delete(asked.devices, device))
+        left = read_reply(ask(node, others), others).total
+        moved = np.sqrt(sum(float(np.square(np.float64(whole[n]) - left[n]).sum()) for n in whole))
+        assert moved <= 0.5
+
+
+def test_weights_that_are_not_numbers_make_every_device_count_as_zero(node):
+    weights = {name: np.full(value.shape, np.nan, np.float32) for name, value in instruction(node).parameters.items()}
+    asked = instruction(node, parameters=weights)
+    reply = read_reply(ask(node, asked), asked)
+    assert not any(torch.from_numpy(value).any() for value in reply.total.values())
