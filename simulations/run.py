@@ -149,8 +149,10 @@ def train(
             early = coordinator.run(done, keep)
             if early:
                 notes.append(early)
-    kept = checkpoint.newest(folder.checkpoints)
-    return Trained(step.averaged, kept.facts.round, kept.sha256, tuple(notes))
+            # Weights and digest from one file: what is reported and released is what lies there.
+            kept = checkpoint.newest(folder.checkpoints)
+            step.restore(kept.state)
+    return Trained(step.averaged, kept.facts.round, kept.sha256, (*notes, *kept.problems))
 
 
 def _continue(
