@@ -7,7 +7,9 @@ DATA := $(wildcard ../shared/data)
 export FLWR_TELEMETRY_ENABLED := 0
 export SOTTOVOCE_DATA ?= $(abspath $(DATA))
 
-.PHONY: demo test check soak bench wheel clean
+.PHONY: demo test check soak bench old-runtimes wheel clean
+
+BUNDLE ?= runs/demo/bundle.svb
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "[1/3] creating $(VENV) with $$($(PYTHON) --version)"
@@ -37,8 +39,15 @@ soak: $(VENV)/.ready
 bench: $(VENV)/.ready
 	@$(BIN)/sottovoce bench fleet
 
+old-runtimes:
+	@test -f $(BUNDLE) || { echo "no $(BUNDLE): run make demo first, or give BUNDLE=..."; exit 1; }
+	@test -x $(VENV)-old/bin/python || $(PYTHON) -m venv $(VENV)-old
+	@$(VENV)-old/bin/python -m pip install --quiet --quiet --disable-pip-version-check \
+		'numpy<2' tflite-runtime==2.14.0 onnxruntime==1.16.3
+	@$(VENV)-old/bin/python tests/old_runtimes.py $(BUNDLE)
+
 wheel: $(VENV)/.ready
 	@$(BIN)/python -m pip wheel --quiet --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-old build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -49,8 +49,8 @@ def test_every_other_command_has_the_options_it_names(command):
 
 
 def test_every_make_target_named_exists():
-    targets = set(re.findall(r"^([a-z]+):", (Path(__file__).parents[1] / "Makefile").read_text(), re.M))
-    named = set(re.findall(r"`make ([a-z]+)`", README)) | {
+    targets = set(re.findall(r"^([a-z-]+):", (Path(__file__).parents[1] / "Makefile").read_text(), re.M))
+    named = set(re.findall(r"`make ([a-z-]+)`", README)) | {
         c.split()[1] for c in commands("console") if c.startswith("make ")
     }
     assert named
