@@ -91,6 +91,7 @@ class PrivateStep:
         self._parameters = {name: torch.nn.Parameter(value.clone()) for name, value in parameters.items()}
         self._average = {name: torch.zeros_like(value) for name, value in parameters.items()}
         self._averaging = optimizer.averaging
+        self._kind = f"kind/{optimizer.kind}"
         self._steps = 0
         self._run_id = run_id
         self._paid = 0
@@ -141,8 +142,8 @@ class PrivateStep:
                 self._average[name].lerp_(parameter, 1.0 - self._averaging)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything a checkpoint needs: "parameters/NAME", "average/NAME", "moments/NAME/MOMENT", "steps"."""
-        flat = {"steps": torch.tensor(self._steps)}
+        """All a checkpoint needs: "parameters/NAME", "average/NAME", "moments/NAME/MOMENT", "steps", "kind/KIND"."""
+        flat = {"steps": torch.tensor(self._steps), self._kind: torch.tensor(1)}
         for name, parameter in self._parameters.items():
             flat[f"parameters/{name}"] = parameter.detach()
             flat[f"average/{name}"] = self._average[name]
@@ -158,6 +159,7 @@ class PrivateStep:
             CheckpointError: a tensor is missing or has another shape.
         """
         try:
+            _ = state[self._kind]  # the moments of another optimizer mean something else
             self._steps = int(state["steps"])
             for name, parameter in self._parameters.items():
                 self._average[name].copy_(_same_shape(state[f"average/{name}"], parameter))

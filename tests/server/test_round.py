@@ -7,7 +7,7 @@ from sottovoce.client.fleet import LocalTraining
 from sottovoce.client.message import Enrolment, Instruction, Reply, enrolment_record, read_instruction, reply_record
 from sottovoce.privacy.budget import Budget
 from sottovoce.privacy.entropy import SeededEntropy
-from sottovoce.privacy.errors import BudgetError, ConfigError, SottovoceError
+from sottovoce.privacy.errors import BudgetError, CheckpointError, ConfigError, SottovoceError
 from sottovoce.privacy.ledger import Ledger
 from sottovoce.privacy.plan import MechanismPlan
 from sottovoce.server import checkpoint
@@ -265,3 +265,18 @@ def test_a_restored_step_goes_on_as_if_it_had_never_stopped(tmp_path, kind):
         steps(second, range(3, 6))
     torch.testing.assert_close(second.parameters, straight.parameters, rtol=0, atol=0)
     torch.testing.assert_close(second.averaged, straight.averaged, rtol=0, atol=0)
+
+
+def test_a_checkpoint_of_another_server_optimizer_is_refused_before_anything_is_paid():
+    private = plan(noise=1.0)
+    kinds = ("fedavg", "momentum", "fedadam")
+    steps = {
+        kind: PrivateStep({"table": torch.zeros(9, 2)}, ServerOptimizer(kind=kind), private, "run") for kind in kinds
+    }
+    for one in kinds:
+        for other in kinds:
+            if one == other:
+                steps[one].restore(steps[other].state())
+            else:
+                with pytest.raises(CheckpointError, match=one):
+                    steps[one].restore(steps[other].state())
