@@ -56,6 +56,11 @@ class Examples:
         """Number of rows over all devices."""
         return len(self.ad)
 
+    @property
+    def owners(self) -> npt.NDArray[np.int64]:
+        """(rows,) device of each row."""
+        return np.repeat(np.arange(self.devices), np.diff(self.offsets))
+
     def take(self, devices: npt.NDArray[np.integer], newest: int | None = None) -> "Examples":
         """The rows of the given devices, in the order given; the catalogue is shared, not copied.
 

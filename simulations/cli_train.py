@@ -119,9 +119,7 @@ def _require_measurable(dataset: Dataset) -> None:
         if not rows.rows:
             raise DataError(f"{dataset.name}: no {part} rows", "give more devices, or more rows")
     rows = dataset.valid
-    evaluate_scores(
-        np.full(rows.rows, 0.5), rows.labels[:, 0], np.repeat(np.arange(rows.devices), np.diff(rows.offsets))
-    )
+    evaluate_scores(np.full(rows.rows, 0.5), rows.labels[:, 0], rows.owners)
 
 
 def _announce(say: Console, chosen: Experiment, devices: int, rows: int, noise: float) -> None:
@@ -186,8 +184,7 @@ def evaluate(run: Path, file: Path | None, data_dir: Path | None, json_output: b
     rows = dataset.valid if file is None else impressions(file, dataset, chosen.data)[0]
     model = trained(chosen, dataset, folder)
     chances = score(model.parameters, dataset.schema, chosen.model, dataset.train, rows)
-    owners = np.repeat(np.arange(rows.devices), np.diff(rows.offsets))
-    metrics: Metrics = evaluate_scores(chances[:, 0], rows.labels[:, 0], owners)
+    metrics: Metrics = evaluate_scores(chances[:, 0], rows.labels[:, 0], rows.owners)
     for note in model.notes:
         click.echo(f"note: {note}", err=True)
     if json_output:

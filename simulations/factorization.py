@@ -118,7 +118,7 @@ def fit(train: Examples, valid: Examples, schema_rows: int, plan: FitPlan = FitP
     bias = torch.logit(torch.tensor(float(train.labels[:, 0].mean())), eps=1e-6).requires_grad_()
     optimizer = torch.optim.Adam([table, bias], lr=plan.learning_rate, fused=True)
     rows_of, labels = fields(train, schema_rows), torch.from_numpy(train.labels[:, 0].astype(np.float32))
-    owner = np.repeat(np.arange(valid.devices), np.diff(valid.offsets))
+    owner = valid.owners
 
     def one_pass() -> None:
         order = torch.randperm(train.rows, generator=generator).numpy()
@@ -165,7 +165,7 @@ def fields(examples: Examples, schema_rows: int) -> Callable[[npt.NDArray[np.int
     top = max(int(ids.max(initial=0)) for ids in (examples.device, examples.context, examples.catalogue))
     if top >= schema_rows:
         raise ValueError(f"examples use table row {top}, the schema has {schema_rows}")
-    owner = np.repeat(np.arange(examples.devices), np.diff(examples.offsets))
+    owner = examples.owners
 
     def read(picked: npt.NDArray[np.int64]) -> Tensor:
         device = owner[picked]

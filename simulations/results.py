@@ -104,7 +104,7 @@ def finish(
     """Judge the model, write `results.json` and the report; a release made from the very same ledger stays in both."""
     valid = dataset.valid
     chances = score(model.parameters, dataset.schema, experiment.model, dataset.train, valid)[:, 0]
-    labels, owners = valid.labels[:, 0], np.repeat(np.arange(valid.devices), np.diff(valid.offsets))
+    labels, owners = valid.labels[:, 0], valid.owners
     results = Results(
         data=dataset.name,
         devices=dataset.train.devices,

@@ -5,7 +5,6 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 from flwr.app import Context
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
@@ -76,7 +75,7 @@ def nodes(experiment: Experiment, dataset: Dataset) -> ClientApp:
 def measure(experiment: Experiment, dataset: Dataset, parameters: dict[str, Tensor]) -> Metrics:
     """Ranking quality of the click head on the held-out rows."""
     chances = score(parameters, dataset.schema, experiment.model, dataset.train, dataset.valid)
-    owners = np.repeat(np.arange(dataset.valid.devices), np.diff(dataset.valid.offsets))
+    owners = dataset.valid.owners
     return evaluate(chances[:, 0], dataset.valid.labels[:, 0], owners)
 
 

@@ -200,3 +200,7 @@ def test_a_padding_row_that_is_not_zero_neither_counts_nor_moves():
     found = fleet_update(spoilt, rows, made, CONFIG, LocalTraining(), 1.0, np.array([0, 1])).total
     for name in values:
         np.testing.assert_array_equal(found[name], clean[name])
+
+
+def test_every_row_knows_its_owner_past_devices_without_rows():
+    assert examples(schema(), [2, 0, 0, 3, 1]).owners.tolist() == [0, 0, 3, 3, 3, 4]
