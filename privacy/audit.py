@@ -1,21 +1,39 @@
 """What a ledger proves: everything it spent, recomputed from its events alone.
 
-Nothing is taken from a run but its ledger file, and the file is only read. A ledger whose chain is broken proves
-nothing, so no epsilon is reported for it.
+Nothing is taken from a run but its ledger, and the ledger is only read. One whose chain is broken proves nothing, so no
+epsilon is reported for it. The headline is the figure against an outsider, which sampling amplifies, only while every
+condition of amplification holds; otherwise it falls back by itself to the figure against somebody who knows who took
+part.
 """
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from sottovoce.privacy import accountant
-from sottovoce.privacy.chain import Book, Head
-from sottovoce.privacy.claim import WARNING, DeviceClaim
+from sottovoce.privacy.book import Book
+from sottovoce.privacy.chain import Head
+from sottovoce.privacy.claim import WARNING, DeviceClaim, Observer
+from sottovoce.privacy.cross_check import cross_check
 from sottovoce.privacy.errors import LedgerError
-from sottovoce.privacy.events import NoiseKind
+from sottovoce.privacy.events import Event, NoiseKind, NonPrivate, Pure
+from sottovoce.privacy.filter import spent_epsilon
 from sottovoce.privacy.ledger import Ledger
+from sottovoce.privacy.realised import Observed, counted, observe
+from sottovoce.privacy.spending import (
+    CurvePoint,
+    DeltaPoint,
+    Sensitivity,
+    Spend,
+    by_delta,
+    curve,
+    finite,
+    sensitivities,
+    spends,
+)
 
 ASSUMPTIONS = (
     "cohorts stay secret from an outsider: logs, traffic and bills show nobody who took part",
@@ -23,6 +41,7 @@ ASSUMPTIONS = (
     "no other ledger covers the same devices: two campaigns on the same people add up",
     "one person has one device, and the number of enrolled devices is public",
     "whether a device can be reached does not depend on its data",
+    "a run that stopped early did not stop because of what it had released",
 )
 """What no ledger can enforce, but every figure rests on."""
 
@@ -31,43 +50,58 @@ class AuditReport(msgspec.Struct, frozen=True, kw_only=True):
     """The findings of one audit.
 
     Attributes:
-        epsilon: what everything spent costs an outsider's victim, by `accountant`. null when there is no finite figure:
-            a release had no noise, or the ledger is broken; `private` is then false.
+        epsilon: the headline: what everything spent costs against `observer`, by `accountant`. null when there is no
+            finite figure: a release had no noise, or the ledger is broken; `private` is then false.
         delta: of the campaign; null for a ledger without one.
         unit: what is protected.
         adjacency: which data sets are neighbours.
+        observer: whom the headline is against; `outsider` unless something under `fallback` rules that out.
         accountant: how `epsilon` was computed.
         private: whether `epsilon` is a finite figure.
-        guarantee: private, from secure noise only, and the ledger is whole.
+        guarantee: private, from secure noise only, the ledger is whole, and a filter kept what was not planned.
         rounds: releases that count as spent, crashed and unsettled ones included.
         ledger_ok: whether every row is as it was written.
-        epsilon_known_cohort: the same for an observer who knows who took part, for a device that took part in at most
-            `max_participations` rounds; null like `epsilon`.
-        max_participations: as given to `audit`, else `rounds`, the worst case.
+        fallback: why sampling is not counted in the headline; empty when it is.
+        epsilon_outsider: against an outsider who sees every release but not who took part.
+        epsilon_known_cohort: against an observer who knows who took part, for a device in at most `max_participations`
+            releases; null like `epsilon`.
+        max_participations: as given to `audit`, else as capped by the plans, as counted, or else `rounds`.
+        rho: zero-concentrated DP of those releases; null where it has none.
         noise: the worst kind of noise of any release: `none`, `seeded` or `secure`; `none` for an empty ledger.
         population: enrolled devices; null for a ledger without a campaign.
         purposes: spent releases by purpose.
         entries: reservations by state: COMMITTED, RESERVED (never settled), SPENT_ON_CRASH, VOID (not spent).
-        cross_check: epsilon by `pld`, `rdp`, `opacus_prv`, `opacus_rdp`; null where infinite or out of range.
+        cross_check: epsilon_outsider by `pld`, `rdp`, `opacus_prv`, `opacus_rdp`; null where infinite or out of range.
         head: length and hash of the chain, as far as it holds.
         budget_epsilon: of the campaign; null when it has no limit.
-        plans: how many distinct plans reserved.
-        claims: the two claims in words; empty when the ledger is broken.
+        adaptive: whether something was released that was not planned before the first release.
+        plans: how many distinct plans are written down.
+        releases: everything released, by purpose, querier and plan.
+        curve: epsilon over releases.
+        by_delta: epsilon against delta.
+        sensitivity: epsilon if an assumption failed.
+        realised: what really happened against what was planned, by plan; empty when no record was kept.
+        period: times of the first and last release.
+        claims: the two claims in words, the headline first; empty when the ledger is broken.
         findings: everything a privacy team must look at; empty is good.
         assumptions: what the figures rest on and the ledger cannot show.
     """
 
     epsilon: float | None
     delta: float | None
-    unit: Literal["device"] = "device"
-    adjacency: Literal["zero_out"] = "zero_out"
-    accountant: Literal["PLD"] = "PLD"
+    unit: Literal["device", "record"] = "device"
+    adjacency: Literal["zero_out", "add_remove"] = "zero_out"
+    observer: Observer
+    accountant: str
     private: bool
     guarantee: bool
     rounds: int
     ledger_ok: bool
+    fallback: list[str]
+    epsilon_outsider: float | None
     epsilon_known_cohort: float | None
     max_participations: int
+    rho: float | None
     noise: NoiseKind
     population: int | None
     purposes: dict[str, int]
@@ -75,7 +109,14 @@ class AuditReport(msgspec.Struct, frozen=True, kw_only=True):
     cross_check: dict[str, float | None]
     head: Head
     budget_epsilon: float | None
+    adaptive: bool
     plans: int
+    releases: list[Spend]
+    curve: list[CurvePoint]
+    by_delta: list[DeltaPoint]
+    sensitivity: list[Sensitivity]
+    realised: list[Observed]
+    period: list[str]
     claims: list[str]
     findings: list[str]
     assumptions: list[str]
@@ -87,89 +128,165 @@ def audit(ledger_path: Path, pinned: Head | None = None, max_participations: int
     Args:
         ledger_path: of the ledger; it is not changed.
         pinned: head taken from a checkpoint or a bundle, which the ledger must contain.
-        max_participations: most rounds any one device took part in, if it was counted or capped.
+        max_participations: most releases any one device took part in, if it was counted elsewhere.
 
     Raises:
         LedgerError: the file is missing, unreadable or not a ledger at all. A ledger with changed rows is reported.
     """
-    book = Book()
-    findings: list[str] = []
+    book, findings = Book(), []
     with Ledger.open_unchecked(ledger_path) as ledger:
         try:
             ledger.replay(book, pinned)
+            records = ledger.realised(book)
         except LedgerError as error:
             findings.append(f"{error.what}: no epsilon can be stated")
-    whole = not findings
-    rounds = sum(book.spent.values())
-    most = rounds if max_participations is None else min(rounds, max_participations)
-    delta = book.campaign.delta if book.campaign else None
-    noise = _noise(book)
-    outside = inside = math.inf
+            return _report(book, _Figures(), findings, whole=False)
+        if book.campaign is None:
+            return _report(book, _Figures(outside=0.0, inside=0.0, accountant="PLD"), findings, whole=True)
+        figures = _figures(book, book.campaign.delta, counted(book, records), max_participations)
+        observed = observe(book, records)
+        findings += [alarm for one in observed for alarm in one.alarms]
+        path = curve(ledger.rows(), book.releases, counted(book, records))
+    return _report(book, figures, findings, whole=True, observed=observed, path=path)
+
+
+class _Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """What a whole ledger comes to."""
+
+    outside: float = math.inf
+    inside: float = math.inf
+    accountant: str = "PLD"
+    exposure: dict[Event, int] = {}
+    most: int = 0
     checks: dict[str, float | None] = {}
-    if whole and book.campaign:
-        inside = accountant.epsilon_without_sampling(book.spent, book.campaign.delta, most)
-        # What holds against an observer who knows more, for a device in every round, holds against an outsider.
-        outside = min(
-            accountant.epsilon_pld(book.spent, book.campaign.delta),
-            accountant.epsilon_without_sampling(book.spent, book.campaign.delta),
-        )
-        checks = accountant.cross_check(book.spent, book.campaign.delta)
-        findings += _disagreements(checks)
-    elif whole:
-        outside = inside = 0.0
-    findings += _remarks(book, noise, rounds, outside)
-    private = outside < math.inf
-    guarantee = private and whole and noise == "secure"
+
+
+def _figures(book: Book, delta: float, runs: dict[str, int], given: int | None) -> _Figures:
+    """Both observers, and the other accountants."""
+    exposure = book.exposure(runs)
+    most = sum(exposure.values()) if given is None else min(sum(exposure.values()), given)
+    inside = accountant.epsilon_without_sampling(exposure, delta, most)
+    outside, name = spent_epsilon(book)
+    return _Figures(
+        outside=min(outside, accountant.epsilon_without_sampling(book.rounds(), delta)),
+        inside=inside,
+        accountant=name,
+        exposure=dict(exposure),
+        most=most,
+        checks=cross_check(book.spent, delta),
+    )
+
+
+def _report(
+    book: Book,
+    figures: _Figures,
+    findings: list[str],
+    *,
+    whole: bool,
+    observed: list[Observed] | None = None,
+    path: list[CurvePoint] | None = None,
+) -> AuditReport:
+    campaign, noise = book.campaign, _noise(book)
+    fallback = _fallback(book, noise, observed or [])
+    headline = figures.inside if fallback else figures.outside
+    guarded = not book.adaptive or (campaign is not None and campaign.filter_order is not None)
+    guarantee = headline < math.inf and whole and noise == "secure" and guarded
+    findings += _disagreements(figures.checks) + _remarks(book, noise, figures.outside, fallback)
+    delta = campaign.delta if campaign else None
+    known = whole and campaign is not None
     return AuditReport(
-        epsilon=_finite(outside),
+        epsilon=finite(headline),
         delta=delta,
-        private=private,
+        unit=campaign.unit if campaign else "device",
+        adjacency=campaign.adjacency if campaign else "zero_out",
+        observer="knows_cohorts" if fallback else "outsider",
+        accountant="the exact Gaussian formula" if fallback else figures.accountant,
+        private=headline < math.inf,
         guarantee=guarantee,
-        rounds=rounds,
+        rounds=book.releases,
         ledger_ok=whole,
-        epsilon_known_cohort=_finite(inside),
-        max_participations=most,
+        fallback=fallback,
+        epsilon_outsider=finite(figures.outside),
+        epsilon_known_cohort=finite(figures.inside),
+        max_participations=figures.most if whole else book.releases,
+        rho=_rho(figures.exposure) if known else None,
         noise=noise,
-        population=book.campaign.population if book.campaign else None,
+        population=campaign.population if campaign else None,
         purposes={purpose: count for purpose, count in sorted(book.purposes.items()) if count},
         entries={state: book.states[state] for state in ("COMMITTED", "RESERVED", "SPENT_ON_CRASH", "VOID")},
-        cross_check={name: None if value is None else _finite(value) for name, value in checks.items()},
+        cross_check={name: None if value is None else finite(value) for name, value in figures.checks.items()},
         head=book.head,
-        budget_epsilon=book.campaign.epsilon if book.campaign else None,
+        budget_epsilon=campaign.epsilon if campaign else None,
+        adaptive=book.adaptive,
         plans=len(book.plans),
-        claims=_claims(outside, inside, delta, guarantee) if whole and delta else [],
+        releases=spends(book, campaign.delta) if whole and campaign else [],
+        curve=path or [],
+        by_delta=by_delta(book, Counter(figures.exposure), campaign.population) if whole and campaign else [],
+        sensitivity=sensitivities(book, campaign.delta, Counter(figures.exposure)) if whole and campaign else [],
+        realised=observed or [],
+        period=list(book.period),
+        claims=_claims(figures, delta, guarantee, bool(fallback)) if whole and delta else [],
         findings=findings,
         assumptions=list(ASSUMPTIONS),
     )
 
 
-def _finite(epsilon: float) -> float | None:
-    """JSON has no infinity."""
-    return epsilon if epsilon < math.inf else None
-
-
 def _noise(book: Book) -> NoiseKind:
     """The worst kind of noise among what is spent."""
-    if book.noise["none"] or not sum(book.noise.values()):
+    if book.noise["none"] or not book.releases:
         return "none"
     return "seeded" if book.noise["seeded"] else "secure"
 
 
-def _claims(outside: float, inside: float, delta: float, guarantee: bool) -> list[str]:
-    """Both observers, in words."""
-    return [
-        str(DeviceClaim(outside, delta, guarantee=guarantee)),
-        str(
-            DeviceClaim(
-                inside, delta, observer="knows_cohorts", accountant="the exact Gaussian formula", guarantee=guarantee
-            )
-        ),
-    ]
+def _fallback(book: Book, noise: NoiseKind, observed: list[Observed]) -> list[str]:
+    """Every condition of amplification by sampling that does not hold."""
+    reasons = []
+    if noise == "seeded":
+        reasons.append("cohorts were drawn from a seed: whoever has it knows who took part")
+    used = {plan_hash for (_, plan_hash, _, _), count in book.uses.items() if count}
+    if any(book.plans[plan_hash].cohorts == "visible" for plan_hash in used & book.plans.keys()):
+        reasons.append("the cohorts of a plan are visible to others")
+    if any("epsilon is understated" in alarm for one in observed for alarm in one.alarms):
+        reasons.append("devices were drawn more often than planned")
+    return reasons
+
+
+def _rho(exposure: dict[Event, int]) -> float | None:
+    """Zero-concentrated DP (Bun and Steinke 2016, arXiv:1605.02065) without sampling."""
+    if any(isinstance(event, NonPrivate) and count for event, count in exposure.items()):
+        return None
+    total = 0.0
+    for event, count in exposure.items():
+        if isinstance(event, Pure):
+            total += count * (event.micro_epsilon / 1e6) ** 2 / 2
+        elif isinstance(noise := getattr(event, "noise_multiplier", None), float):
+            total += count / (2 * noise**2)
+        else:
+            return None
+    return total
+
+
+def _claims(figures: _Figures, delta: float, guarantee: bool, fell_back: bool) -> list[str]:
+    """Both observers, in words, the headline first."""
+    outside = DeviceClaim(
+        figures.outside,
+        delta,
+        accountant=figures.accountant,
+        guarantee=guarantee and not fell_back and figures.outside < math.inf,
+    )
+    inside = DeviceClaim(
+        figures.inside,
+        delta,
+        observer="knows_cohorts",
+        accountant="the exact Gaussian formula",
+        guarantee=guarantee and figures.inside < math.inf,
+    )
+    return [str(inside)] if fell_back else [str(outside), str(inside)]
 
 
 def _disagreements(checks: dict[str, float | None]) -> list[str]:
     """Where independent accountants contradict the published figure."""
-    pld, rdp, prv = checks["pld"], checks["rdp"], checks["opacus_prv"]
+    pld, rdp, prv = checks.get("pld"), checks.get("rdp"), checks.get("opacus_prv")
     found = []
     if pld is not None and rdp is not None and pld > rdp + 1e-3:
         found.append(f"accountants disagree: PLD {pld:.4f} is above RDP {rdp:.4f}")
@@ -178,22 +295,33 @@ def _disagreements(checks: dict[str, float | None]) -> list[str]:
     return found
 
 
-def _remarks(book: Book, noise: NoiseKind, rounds: int, outside: float) -> list[str]:
+def _remarks(book: Book, noise: NoiseKind, outside: float, fallback: list[str]) -> list[str]:
     """What a privacy team must know about a ledger that reads well."""
     found = []
+    rounds = book.releases
     if rounds and noise == "none":
         found.append(f"{WARNING}: {book.noise['none']} of {rounds} releases had no noise")
     if rounds and noise == "seeded":
         found.append(f"{WARNING}: {book.noise['seeded']} of {rounds} releases used reproducible noise and cohorts")
+    found += [f"sampling is not counted: {reason}" for reason in fallback]
     campaign = book.campaign
     if campaign and campaign.epsilon is not None and campaign.epsilon < outside < math.inf:
         found.append(f"overspent: epsilon {outside:.4f} is above the budget {campaign.epsilon:g}")
     if campaign and not campaign.delta < 1 / campaign.population:
         found.append(f"delta {campaign.delta:g} is not below 1/population")
+    if campaign and campaign.delta < 1 / campaign.population <= campaign.delta ** (1 / 1.1):
+        found.append(f"delta {campaign.delta:g} is above 1/population**1.1, which is large for this population")
     if book.states["RESERVED"]:
         found.append(f"{book.states['RESERVED']} reservations were never settled; they count as spent")
     if book.states["SPENT_ON_CRASH"]:
         found.append(f"{book.states['SPENT_ON_CRASH']} releases may have been lost in a crash; they count as spent")
-    if len(book.plans) > 1:
-        found.append(f"{len(book.plans)} plans: the figure holds only if none was chosen after another's releases")
+    if book.adaptive:
+        found.append("something was released that was not planned before the first release: " + _adaptive(book))
     return found
+
+
+def _adaptive(book: Book) -> str:
+    campaign = book.campaign
+    if campaign is None or campaign.filter_order is None:
+        return "the figure holds only if it was not chosen after seeing one"
+    return f"the guarantee is the budget, kept by a Renyi filter of order {campaign.filter_order:g}"

@@ -1,29 +1,27 @@
 """The budget of a campaign: every release asks it first, and the one that would overspend is refused.
 
-The rule is epsilon by PLD of everything spent so far and of this release <= budget, checked and written under one
-lock, so that several coordinators cannot overspend together. PLD is too slow for every round, so three shortcuts stand
-before it; none of them allows more or less than the rule does:
-
-1. Epsilon only grows with more releases. What was found within the budget covers everything with fewer releases of each
-   kind, and what was found beyond it rules out everything with more. When PLD is asked, it is asked for many rounds at
-   once, so that one answer serves a whole run.
-2. Renyi DP is an upper bound too: what it finds within the budget is within it. It never refuses.
-3. Without a limit (an infinite budget, for runs without noise) nothing needs to be computed.
-
-PLD is valid because the parameters of a plan are fixed before its first release; stopping early is free. A plan must
-not be chosen after seeing what another plan of the same campaign released: `audit` says so when there are several.
+A campaign is one epsilon, one delta and one population; training, metrics, tuning, calibration and analytics all draw
+on it. Whole plans are verified and written down before the first release. Each release is then checked against the
+whole budget and against the shares of its purpose and its querier, all or nothing, and debited under one lock, so that
+several coordinators cannot overspend together.
 """
 
 import math
 from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Self
 
-from sottovoce.privacy import accountant
-from sottovoce.privacy.chain import Book
+from sottovoce.privacy import accountant, renyi
+from sottovoce.privacy.book import Book
 from sottovoce.privacy.claim import DeviceClaim
 from sottovoce.privacy.errors import BudgetError, ConfigError
-from sottovoce.privacy.events import Event, NoiseKind
-from sottovoce.privacy.ledger import Ledger, Reservation
+from sottovoce.privacy.events import MICRO, Event, NoiseKind
+from sottovoce.privacy.filter import Filter, spent_epsilon
+from sottovoce.privacy.ledger import Ledger, Realised, Reservation
 from sottovoce.privacy.plan import MechanismPlan
+
+FEW_RUNS = 3
+"""Tuning runs that are cheaper added up than with random stopping."""
 
 
 class Budget:
@@ -33,12 +31,14 @@ class Budget:
         epsilon: most that may be spent, above 0; `inf` for a campaign that is not private.
         delta: probability with which the guarantee may fail.
         ledger: open for writing, or read-only to look.
+        shares: most that may be spent on one purpose or for one querier, as epsilon, by `purpose:NAME`, `querier:NAME`
+            or `querier:*` for all others. They take effect when the campaign is opened and cannot be changed later.
 
     Raises:
         ConfigError: a value is out of range, or the ledger was opened with other values.
     """
 
-    def __init__(self, epsilon: float, delta: float, ledger: Ledger) -> None:
+    def __init__(self, epsilon: float, delta: float, ledger: Ledger, shares: Mapping[str, float] | None = None) -> None:
         if not epsilon > 0:
             raise ConfigError(f"epsilon = {epsilon} is not a budget", "set epsilon above 0, or infinite for no privacy")
         if not 0 < delta < 1:
@@ -46,21 +46,75 @@ class Budget:
         self.epsilon = epsilon
         self.delta = delta
         self._ledger = ledger
-        self._within: list[Counter[Event]] = []
-        self._beyond: list[Counter[Event]] = []
+        self._shares = {name: _micro(name, share) for name, share in (shares or {}).items()}
+        self._filters = {"": Filter(epsilon, delta)}
         self._same_campaign(ledger.book(), None)
 
+    @classmethod
+    def of(cls, ledger: Ledger) -> Self:
+        """The budget of a campaign that is open already.
+
+        Raises:
+            ConfigError: no campaign is open on this ledger.
+        """
+        campaign = ledger.book().campaign
+        if campaign is None:
+            raise ConfigError("no campaign is open on this ledger", "open one with `sottovoce ledger open`")
+        return cls(math.inf if campaign.epsilon is None else campaign.epsilon, campaign.delta, ledger)
+
+    def open(self, population: int, *plans: MechanismPlan) -> None:
+        """Open the campaign for `population` devices, unless it is open; `plans` choose the order of its filter."""
+        with self._ledger.exclusive() as book:
+            if book.campaign is not None:
+                return
+            counts: Counter[Event] = sum((Counter(plan.charged()) for plan in plans), Counter())
+            limit = None if math.isinf(self.epsilon) else self.epsilon
+            order = None if limit is None else renyi.best_order(counts, self.delta)
+            self._ledger.open_campaign(limit, self.delta, population, filter_order=order, shares=self._shares)
+
+    def register(self, *plans: MechanismPlan) -> None:
+        """Verify that whole plans fit together into what is left, and write them down; opens the campaign if need be.
+
+        Plans that stand in the ledger already are not verified again. Register everything that a campaign will release
+        before its first release: what is planned later counts as chosen after seeing results, and costs more.
+
+        Raises:
+            BudgetError: together they would overspend; nothing was written.
+            ConfigError: a plan's delta or population is not that of the campaign.
+            LedgerError: the ledger cannot be read or written.
+        """
+        for plan in plans:
+            self._same_campaign(self._ledger.book(), plan)
+        with self._ledger.exclusive() as book:
+            self.open(plans[0].population, *plans)
+            new = [plan for plan in plans if plan.digest() not in book.plans]
+            for plan in plans:
+                self._write(plan)
+            charge: Counter[Event] = sum((Counter(plan.charged()) for plan in new), Counter())
+            refused = next(self._refusals(book, charge, {"": 1}), None) if new else None
+            if refused:
+                raise BudgetError(
+                    f"{sum(plan.rounds for plan in new)} planned releases would exceed {refused}",
+                    "plan fewer rounds, more noise or smaller cohorts; nothing was released",
+                )
+
     def admits(self, plan: MechanismPlan) -> int:
-        """How many more rounds of `plan` the budget allows now, at most `plan.rounds`; nothing is written.
+        """How many more rounds of `plan` the budget allows now, of those that it plans; nothing is written.
 
         Raises:
             ConfigError: see `reserve`.
         """
-        book = self._ledger.book()
+        book, event = self._ledger.book(), plan.event()
         self._same_campaign(book, plan)
-        return self._reach(book.spent, plan.event(), plan.rounds)
+        left = plan.rounds
+        if plan.digest() in book.plans:
+            left = max(0, min(left, book.fixed[event] - book.spent[event]))
+        order = self._order(book, Counter({event: left})) if book.releases else None
+        return self._filters[""].reach(book.spent, event, left, order)
 
-    def reserve(self, plan: MechanismPlan, run_id: str, round: int, noise_kind: NoiseKind) -> Reservation:
+    def reserve(
+        self, plan: MechanismPlan, run_id: str, round: int, noise_kind: NoiseKind, querier: str = ""
+    ) -> Reservation:
         """Debit one round of `plan`; on return it is on disk, and only then may the cohort be drawn.
 
         Args:
@@ -68,6 +122,7 @@ class Budget:
             run_id: which run.
             round: which round of it; doing a round again is another release and is debited again.
             noise_kind: `secure` or `seeded`; recorded as `none` for a plan without noise.
+            querier: on whose behalf, for their share.
 
         Raises:
             BudgetError: this release would overspend; nothing was written.
@@ -79,47 +134,104 @@ class Budget:
             noise_kind = "none"
         elif noise_kind == "none":
             raise ValueError("a plan with noise needs secure or seeded noise")
-        event = plan.event()
-        self._same_campaign(self._ledger.book(), plan)
-        # Whatever is slow is computed here once and remembered, so that nobody waits for it at the lock.
-        self._allows(self._ledger.book().spent, event, plan.rounds)
+        book, event, plan_hash = self._ledger.book(), plan.event(), plan.digest()
+        self._same_campaign(book, plan)
+        if not book.adaptive:
+            # Whatever is slow is computed here once and remembered, so that nobody waits for it at the lock.
+            self._filters[""].allows(book.spent, event, plan.rounds)
+        ahead = {"": plan.rounds, f"purpose:{plan.purpose}": plan.rounds}
+        if querier:
+            ahead[f"querier:{querier}"] = plan.rounds
         with self._ledger.exclusive() as book:
             self._same_campaign(book, plan)
-            if not self._allows(book.spent, event, plan.rounds):
+            self.open(plan.population, plan)
+            self._write(plan)
+            charge = Counter({event: book.charge(run_id, plan_hash, event)})
+            refused = next(self._refusals(book, charge, ahead), None) or self._too_many_runs(book, plan, run_id)
+            if refused:
                 raise BudgetError(
-                    f"round {round} of run {run_id} would exceed epsilon {self.epsilon:g} at delta {self.delta:g}: "
-                    f"{sum(book.spent.values())} releases spent {self._epsilon(book.spent):.4f}",
+                    f"round {round} of run {run_id} would exceed {refused}",
                     "stop here and release the last model, or start a campaign on devices that were in none",
                 )
-            if book.campaign is None:
-                limit = None if math.isinf(self.epsilon) else self.epsilon
-                self._ledger.open_campaign(limit, self.delta, plan.population)
-            return self._ledger.reserve(run_id, round, event, plan.digest(), plan.purpose, noise_kind)
+            return self._ledger.reserve(run_id, round, event, plan_hash, plan.purpose, noise_kind, querier)
+
+    def commit(self, paid: Reservation, artifact_sha256: str, realised: Realised | None = None) -> None:
+        """Record that a release happened; see `Ledger.commit`."""
+        self._ledger.commit(paid, artifact_sha256, realised)
 
     def spent(self) -> DeviceClaim:
         """What everything in the ledger cost so far, as published; about 0.1 s when something was added."""
-        book = self._ledger.book()
-        return self._claim(book, self._epsilon(book.spent), "PLD")
+        return self._claim(self._ledger.book(), accountant.FINE)
 
     def running(self) -> DeviceClaim:
         """Like `spent`, by PLD on a ten times coarser grid: an upper bound too, for progress displays, about 15 ms."""
-        book = self._ledger.book()
-        rough = accountant.epsilon_pld(book.spent, self.delta, accountant.COARSE)
-        return self._claim(book, min(rough, self.epsilon), "PLD (coarse grid)")
+        return self._claim(self._ledger.book(), accountant.COARSE)
 
     @property
     def remaining(self) -> float:
         """Budget minus spent epsilon; the cost of further rounds is usually less than their sum."""
-        return (
-            math.inf if math.isinf(self.epsilon) else max(0.0, self.epsilon - self._epsilon(self._ledger.book().spent))
-        )
+        return math.inf if math.isinf(self.epsilon) else max(0.0, self.epsilon - self.spent().epsilon)
 
-    def _claim(self, book: Book, epsilon: float, name: str) -> DeviceClaim:
+    def _claim(self, book: Book, grid: float) -> DeviceClaim:
+        epsilon, name = spent_epsilon(book, grid)
+        if grid != accountant.FINE:
+            # The budget was kept by the fine grid; the coarse one may lie a little above it.
+            epsilon, name = min(epsilon, self.epsilon), f"{name} (coarse grid)"
         sure = not (book.noise["seeded"] or book.noise["none"]) and epsilon < math.inf
         return DeviceClaim(epsilon, self.delta, accountant=name, guarantee=sure)
 
-    def _epsilon(self, counts: Counter[Event]) -> float:
-        return accountant.epsilon_pld(counts, self.delta)
+    def _write(self, plan: MechanismPlan) -> None:
+        self._ledger.plan(plan.settings(), plan.event(), plan.rounds, plan.cohorts, plan.max_participations)
+
+    def _order(self, book: Book, charge: Counter[Event]) -> float | None:
+        """The Renyi order to judge by, or None while everything was planned before the first release.
+
+        Raises:
+            BudgetError: a filter is needed, but none was declared when the campaign was opened.
+        """
+        if book.spent + charge <= book.fixed or math.isinf(self.epsilon):
+            return None
+        order = book.campaign.filter_order if book.campaign else None
+        if order is None:
+            raise BudgetError(
+                "this release was not planned before the first one, and the campaign has no filter for such choices",
+                "plan everything before the first release, or start a new campaign",
+            )
+        return order
+
+    def _refusals(self, book: Book, charge: Counter[Event], ahead: Mapping[str, int]) -> Iterator[str]:
+        """Every limit that `charge` would break, in words; `ahead` names those to ask, with the releases expected."""
+        order = self._order(book, charge)
+        if not self._fits("", self.epsilon, book.spent, charge, order, ahead[""]):
+            spent, _ = spent_epsilon(book)
+            yield (
+                f"epsilon {self.epsilon:g} at delta {self.delta:g}: {book.releases} releases spent {spent:.4f}"
+                + ("" if order is None else f", and what was not planned before the first is judged at order {order:g}")
+            )
+        limits = book.campaign.shares if book.campaign else {}
+        for name in ahead:
+            limit = _limit(limits, name)
+            if limit is None or self._fits(name, limit / MICRO, book.shares[name], charge, order, ahead[name]):
+                continue
+            yield f"the share of {name}, epsilon {limit / MICRO:g}"
+
+    def _fits(
+        self, name: str, limit: float, spent: Counter[Event], charge: Counter[Event], order: float | None, ahead: int
+    ) -> bool:
+        """Whether the whole of `charge` stays within one limit."""
+        if name not in self._filters:
+            self._filters[name] = Filter(limit, self.delta)
+        last = next((event for event, count in charge.items() if count), None)
+        if last is None:
+            return True
+        return self._filters[name].allows(spent + charge - Counter({last: 1}), last, ahead, order)
+
+    def _too_many_runs(self, book: Book, plan: MechanismPlan, run_id: str) -> str | None:
+        """Refuse a fourth tuning run: from there on random stopping costs less and must be used."""
+        runs = {run for (run, _, purpose, _), count in book.uses.items() if purpose == "tuning" and count}
+        if plan.purpose != "tuning" or run_id in runs or len(runs) < FEW_RUNS:
+            return None
+        return f"{FEW_RUNS} tuning runs, which are in this campaign already: more need random stopping (`Selection`)"
 
     def _same_campaign(self, book: Book, plan: MechanismPlan | None) -> None:
         """Refuse to mix campaigns on one ledger."""
@@ -138,33 +250,20 @@ class Budget:
                     "use the same values, or another ledger for another campaign",
                 )
 
-    def _allows(self, spent: Counter[Event], event: Event, ahead: int) -> bool:
-        """Whether one more `event` stays within the budget; asks PLD for up to `ahead` more of every kind at once."""
-        after = spent + Counter({event: 1})
-        if math.isinf(self.epsilon) or any(after <= known for known in self._within):
-            return True
-        if any(after >= known for known in self._beyond):
-            return False
-        if accountant.epsilon_rdp(after, self.delta) <= self.epsilon:
-            return True
-        while ahead > 1:
-            if self._fits(after + Counter(dict.fromkeys(after, ahead - 1))):
-                return True
-            ahead //= 4
-        return self._fits(after)
 
-    def _reach(self, spent: Counter[Event], event: Event, ahead: int) -> int:
-        """How many more `event` stay within the budget, at most `ahead`."""
-        if self._fits(spent + Counter({event: ahead})):
-            return ahead
-        good, bad = 0, ahead
-        while bad - good > 1:
-            middle = (good + bad) // 2
-            good, bad = (middle, bad) if self._fits(spent + Counter({event: middle})) else (good, middle)
-        return good
+def _limit(shares: Mapping[str, int], name: str) -> int | None:
+    """Millionths of epsilon that `name` may spend; None for no share of its own; 0 for a stranger among queriers."""
+    kind, _, _ = name.partition(":")
+    found = shares.get(name, shares.get(f"{kind}:*")) if kind else None
+    if found is None and kind == "querier" and any(key.startswith("querier:") for key in shares):
+        return 0
+    return found
 
-    def _fits(self, counts: Counter[Event]) -> bool:
-        """The rule itself, by PLD; the answer is remembered for everything smaller or larger."""
-        fits = self._epsilon(counts) <= self.epsilon
-        (self._within if fits else self._beyond).append(counts)
-        return fits
+
+def _micro(name: str, share: float) -> int:
+    """A share in whole millionths, rounded down."""
+    if name.partition(":")[0] not in ("purpose", "querier") or not name.partition(":")[2]:
+        raise ConfigError(f"share {name!r} names neither purpose:NAME nor querier:NAME", "correct the name")
+    if not 0 <= share < math.inf:
+        raise ConfigError(f"share {name} = {share} is not an epsilon", "set it to 0 or more")
+    return math.floor(share * MICRO)

@@ -1,15 +1,15 @@
 """What the rows of a ledger say, and the hash chain that holds them together. No file is touched here.
 
 Each row is one entry as JSON with sorted keys. Its hash is SHA-256 of the previous row's hash and that JSON, so that no
-row can be edited, removed or moved without breaking every hash after it. A release is written in two steps: RESERVED
-before a cohort is drawn, then one row that settles it: COMMITTED (it was released), VOID (nothing left, nobody was
-contacted) or SPENT_ON_CRASH (nobody knows, so it counts). Everything but VOID is spent, an unsettled reservation too.
+row can be edited, removed or moved without breaking every hash after it. A plan is written whole before its first
+release. A release is written in two steps: RESERVED before a cohort is drawn, then one row that settles it: COMMITTED
+(it was released), VOID (nothing left, nobody was contacted) or SPENT_ON_CRASH (nobody knows, so it counts). Everything
+but VOID is spent, an unsettled reservation too.
 
 The law of `events` holds here: nothing is ever removed or changes its meaning, unknown entries are refused.
 """
 
 import hashlib
-from collections import Counter
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -40,15 +40,42 @@ class Campaign(_Entry, frozen=True, kw_only=True, tag="CAMPAIGN"):
         epsilon: the budget; null for a campaign that is not private.
         delta: probability with which the guarantee may fail.
         population: enrolled devices, public.
-        unit: what is protected.
+        unit: what is protected: all one device ever contributed, or a single record of the device whose ledger it is.
         adjacency: which data sets are neighbours.
+        filter_order: Renyi order of the filter that judges releases chosen after seeing earlier ones; fixed here,
+            before the first release. null: such releases are refused.
+        shares: most that may be spent on one purpose, in millionths of epsilon, by `purpose:NAME` or `querier:NAME`.
     """
 
     epsilon: float | None
     delta: float
     population: int
-    unit: Literal["device"] = "device"
-    adjacency: Literal["zero_out"] = "zero_out"
+    unit: Literal["device", "record"] = "device"
+    adjacency: Literal["zero_out", "add_remove"] = "zero_out"
+    filter_order: float | None = None
+    shares: dict[str, int] = {}
+
+
+class Planned(_Entry, frozen=True, kw_only=True, tag="PLANNED"):
+    """A plan, written down before its first release.
+
+    Attributes:
+        plan_hash: SHA-256 of `plan` as JSON with sorted keys.
+        plan: every setting of the mechanism, as `MechanismPlan` has them.
+        event: what each of its releases costs.
+        rounds: how many are planned.
+        cohorts: `secret` when an outsider cannot learn who takes part; else `visible`, and nothing is amplified.
+        max_participations: most rounds of one run that a device takes part in; null for no cap.
+        software: what wrote it.
+    """
+
+    plan_hash: str
+    plan: dict[str, str | int | float | None]
+    event: Event
+    rounds: int
+    cohorts: Literal["secret", "visible"] = "secret"
+    max_participations: int | None = None
+    software: str = ""
 
 
 class Reserved(_Entry, frozen=True, kw_only=True, tag="RESERVED"):
@@ -61,6 +88,7 @@ class Reserved(_Entry, frozen=True, kw_only=True, tag="RESERVED"):
         noise: where its noise comes from.
         event: what an accountant needs.
         plan_hash: digest of the plan it belongs to.
+        querier: on whose behalf, when a share is kept for them.
     """
 
     run_id: str
@@ -69,13 +97,22 @@ class Reserved(_Entry, frozen=True, kw_only=True, tag="RESERVED"):
     noise: NoiseKind
     event: Event
     plan_hash: str
+    querier: str = ""
 
 
 class Committed(_Entry, frozen=True, kw_only=True, tag="COMMITTED"):
-    """The release happened; `artifact_sha256` is what was released, `reservation` the row that paid for it."""
+    """The release happened.
+
+    Attributes:
+        reservation: the row that paid for it.
+        artifact_sha256: what was released.
+        realised_sha256: of the restricted record of who really took part, which is kept beside the chain and not handed
+            on with it; null when none was kept.
+    """
 
     reservation: int
     artifact_sha256: str
+    realised_sha256: str | None = None
 
 
 class Void(_Entry, frozen=True, kw_only=True, tag="VOID"):
@@ -91,9 +128,7 @@ class SpentOnCrash(_Entry, frozen=True, kw_only=True, tag="SPENT_ON_CRASH"):
     reservation: int
 
 
-Entry = Campaign | Reserved | Committed | Void | SpentOnCrash
-
-_SETTLED = {Committed: "COMMITTED", Void: "VOID", SpentOnCrash: "SPENT_ON_CRASH"}
+Entry = Campaign | Planned | Reserved | Committed | Void | SpentOnCrash
 
 _decoder = msgspec.json.Decoder(Entry)
 
@@ -117,87 +152,34 @@ class Row(NamedTuple):
 def seal(entry: Entry, prev_hash: str) -> Row:
     """The row that appends `entry` after the row with hash `prev_hash`."""
     body = msgspec.json.encode(entry, order="sorted")
-    return Row(entry.seq, prev_hash, _link(prev_hash, body), body)
+    return Row(entry.seq, prev_hash, link(prev_hash, body), body)
 
 
-def _link(prev_hash: str, body: bytes) -> str:
+def digest(plan: dict[str, str | int | float | None]) -> str:
+    """SHA-256 of a plan's settings as JSON with sorted keys, in hexadecimal."""
+    return hashlib.sha256(msgspec.json.encode(plan, order="sorted")).hexdigest()
+
+
+def link(prev_hash: str, body: bytes) -> str:
+    """The hash of a row: SHA-256 of the hash before it and its own JSON, in hexadecimal."""
     return hashlib.sha256(prev_hash.encode() + body).hexdigest()
+
+
+def read(row: Row) -> Entry:
+    """The entry of a row.
+
+    Raises:
+        LedgerError: it is none, or is that of another row.
+    """
+    try:
+        entry: Entry = _decoder.decode(row.body)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise broken(row.seq, f"unreadable entry ({error})") from error
+    if entry.seq != row.seq:
+        raise broken(row.seq, f"says it is row {entry.seq}")
+    return entry
 
 
 def broken(row: int, what: str) -> LedgerError:
     """The error for a row that is not what it was when it was written."""
     return LedgerError(f"ledger row {row}: {what}", "stop, restore the ledger from a copy and tell the auditor")
-
-
-class Book:
-    """The meaning of the rows read so far; every row is checked as it is added.
-
-    Attributes:
-        head: of the last row added.
-        campaign: the first row, None while there is none.
-        open: reservations not settled yet, by row, each with the hash of its row.
-        spent: how often each event counts: every reservation that is not VOID.
-        noise: kinds of noise of what is spent.
-        purposes: purposes of what is spent.
-        states: RESERVED (still open), COMMITTED, VOID and SPENT_ON_CRASH reservations.
-        plans: digests of the plans that reserved.
-    """
-
-    def __init__(self) -> None:
-        self.head = Head(0, GENESIS)
-        self.campaign: Campaign | None = None
-        self.open: dict[int, tuple[Reserved, str]] = {}
-        self.spent: Counter[Event] = Counter()
-        self.noise: Counter[NoiseKind] = Counter()
-        self.purposes: Counter[Purpose] = Counter()
-        self.states: Counter[str] = Counter()
-        self.plans: set[str] = set()
-
-    def add(self, row: Row) -> Entry:
-        """Check one row against the chain, then take in what it says.
-
-        Raises:
-            LedgerError: names the row; the book is then as it was.
-        """
-        expected = self.head.length + 1
-        if row.seq != expected:
-            raise broken(expected, f"missing; row {row.seq} follows row {self.head.length}")
-        if row.prev_hash != self.head.hash:
-            raise broken(row.seq, "does not follow from the row before it")
-        if row.hash != _link(row.prev_hash, row.body):
-            raise broken(row.seq, "its content is not what was hashed")
-        try:
-            entry: Entry = _decoder.decode(row.body)
-        except (msgspec.DecodeError, ValueError) as error:
-            raise broken(row.seq, f"unreadable entry ({error})") from error
-        if entry.seq != row.seq:
-            raise broken(row.seq, f"says it is row {entry.seq}")
-        self._take(entry, row.hash)
-        self.head = Head(row.seq, row.hash)
-        return entry
-
-    def _take(self, entry: Entry, sha256: str) -> None:
-        """Apply one entry that belongs here."""
-        if isinstance(entry, Campaign) == (entry.seq != 1):
-            raise broken(entry.seq, "the first row, and only it, opens the campaign")
-        if isinstance(entry, Campaign):
-            self.campaign = entry
-        elif isinstance(entry, Reserved):
-            self.open[entry.seq] = (entry, sha256)
-            self._count(entry, 1)
-            self.states["RESERVED"] += 1
-        else:
-            if entry.reservation not in self.open:
-                raise broken(entry.seq, f"settles row {entry.reservation}, which is no open reservation")
-            reserved, _ = self.open.pop(entry.reservation)
-            self.states["RESERVED"] -= 1
-            self.states[_SETTLED[type(entry)]] += 1
-            if isinstance(entry, Void):
-                self._count(reserved, -1)
-
-    def _count(self, reserved: Reserved, change: int) -> None:
-        """Spend a reservation (+1) or give it back (-1)."""
-        self.spent[reserved.event] += change
-        self.noise[reserved.noise] += change
-        self.purposes[reserved.purpose] += change
-        self.plans.add(reserved.plan_hash)

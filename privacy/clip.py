@@ -1,7 +1,32 @@
 """Bounding what one device can contribute: the factor that brings its update down to the bound."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
+
+SLACK = 1e-5
+"""Relative excess over the bound that a sum may show for float32 rounding on its way; counted into the sensitivity."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clipper:
+    """Bounds what one device contributes, and says by how much a sum can then move.
+
+    Attributes:
+        bound: C, largest L2 norm let through, in weight units.
+    """
+
+    bound: float
+
+    @property
+    def sensitivity(self) -> float:
+        """Largest L2 change of a sum when one device's contribution is replaced by zero: C, and rounding."""
+        return self.bound * (1.0 + SLACK)
+
+    def factors(self, norms: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Factor for each device's update, see `clip_factors`."""
+        return clip_factors(norms, self.bound)
 
 
 def clip_factors(norms: npt.ArrayLike, bound: float) -> npt.NDArray[np.float64]:

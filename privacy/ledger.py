@@ -9,36 +9,42 @@ ledger: move or copy both.
 Several processes may write to one ledger. Reading it never changes it.
 """
 
+import hashlib
 import os
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import msgspec
 
+from sottovoce.privacy.book import Book
 from sottovoce.privacy.chain import (
-    Book,
     Campaign,
     Committed,
     Entry,
     Head,
+    Planned,
     Reserved,
     Row,
     SpentOnCrash,
     Void,
     broken,
+    digest,
     seal,
 )
 from sottovoce.privacy.errors import LedgerError
 from sottovoce.privacy.events import Event, NoiseKind, Purpose
 from sottovoce.privacy.store import connect, reported
+
+Unit = Literal["device", "record"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +56,32 @@ class Reservation:
         hash: of that row.
         run_id: which run.
         round: which round of it.
+        plan_hash: of the plan it pays for.
     """
 
     seq: int
     hash: str
     run_id: str
     round: int
+    plan_hash: str
+
+
+class Realised(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What really happened in a round. Restricted: cohort sizes are secret while an epsilon rests on secret cohorts.
+
+    Attributes:
+        population: devices enrolled.
+        cohort: devices drawn.
+        answered: devices whose contribution is in the sum.
+        busiest: most rounds of this run that any one device was asked for so far.
+        salt: random, so that the digest in the chain cannot be guessed back.
+    """
+
+    population: int
+    cohort: int
+    answered: int
+    busiest: int
+    salt: str
 
 
 class Ledger:
@@ -248,26 +274,82 @@ class Ledger:
                 self._book = Book()
             raise
 
-    def open_campaign(self, epsilon: float | None, delta: float, population: int) -> None:
-        """Append the first row, which every later one draws on.
-
-        Args:
-            epsilon: the budget; None for a campaign that is not private.
-            delta: probability with which the guarantee may fail.
-            population: enrolled devices.
+    def open_campaign(
+        self,
+        epsilon: float | None,
+        delta: float,
+        population: int,
+        *,
+        unit: Unit = "device",
+        filter_order: float | None = None,
+        shares: Mapping[str, int] | None = None,
+    ) -> None:
+        """Append the first row, which every later one draws on; `Campaign` says what its fields mean.
 
         Raises:
             ValueError: the campaign is open already.
+            LedgerError: see `exclusive`.
         """
         with self.exclusive() as book:
             if book.campaign is not None:
                 raise ValueError("the campaign is open already")
             self._append(
-                Campaign(seq=self._next(), time=self._time(), epsilon=epsilon, delta=delta, population=population)
+                Campaign(
+                    seq=self._next(),
+                    time=self._time(),
+                    epsilon=epsilon,
+                    delta=delta,
+                    population=population,
+                    unit=unit,
+                    adjacency="zero_out" if unit == "device" else "add_remove",
+                    filter_order=filter_order,
+                    shares=dict(shares or {}),
+                )
+            )
+
+    def plan(
+        self,
+        settings: dict[str, str | int | float | None],
+        event: Event,
+        rounds: int,
+        cohorts: Literal["secret", "visible"] = "secret",
+        max_participations: int | None = None,
+    ) -> None:
+        """Write a plan down, unless it stands there already; `Planned` says what its fields mean.
+
+        Raises:
+            ValueError: no campaign is open.
+            LedgerError: see `exclusive`.
+        """
+        plan_hash = digest(settings)
+        with self.exclusive() as book:
+            if book.campaign is None:
+                raise ValueError("open the campaign first")
+            if plan_hash in book.plans:
+                return
+            self._append(
+                Planned(
+                    seq=self._next(),
+                    time=self._time(),
+                    plan_hash=plan_hash,
+                    plan=settings,
+                    event=event,
+                    rounds=rounds,
+                    cohorts=cohorts,
+                    max_participations=max_participations,
+                    software=f"sottovoce {version('sottovoce')}",
+                )
             )
 
     def reserve(
-        self, run_id: str, round: int, event: Event, plan_hash: str, purpose: Purpose, noise_kind: NoiseKind
+        self,
+        run_id: str,
+        round: int,
+        event: Event,
+        plan_hash: str,
+        purpose: Purpose,
+        noise_kind: NoiseKind,
+        querier: str = "",
     ) -> Reservation:
         """Debit one release; on return it is on disk. `Budget.reserve` checks first that it may happen.
 
@@ -288,12 +370,15 @@ class Ledger:
                     noise=noise_kind,
                     event=event,
                     plan_hash=plan_hash,
+                    querier=querier,
                 )
             )
-        return Reservation(row.seq, row.hash, run_id, round)
+        return Reservation(row.seq, row.hash, run_id, round, plan_hash)
 
-    def commit(self, reservation: Reservation, artifact_sha256: str) -> None:
+    def commit(self, reservation: Reservation, artifact_sha256: str, realised: Realised | None = None) -> None:
         """Record that the release happened, and what it was (SHA-256 in hexadecimal).
+
+        `realised` is kept beside the chain, which holds only its salted digest.
 
         Raises:
             ValueError: not a SHA-256.
@@ -302,11 +387,19 @@ class Ledger:
         if not re.fullmatch("[0-9a-f]{64}", artifact_sha256):
             raise ValueError(f"not a SHA-256 in hexadecimal: {artifact_sha256!r}")
         with self._settling(reservation):
-            self._append(
+            body = None if realised is None else msgspec.json.encode(realised, order="sorted")
+            row = self._append(
                 Committed(
-                    seq=self._next(), time=self._time(), reservation=reservation.seq, artifact_sha256=artifact_sha256
+                    seq=self._next(),
+                    time=self._time(),
+                    reservation=reservation.seq,
+                    artifact_sha256=artifact_sha256,
+                    realised_sha256=None if body is None else hashlib.sha256(body).hexdigest(),
                 )
             )
+            if body is not None:
+                with reported(self._path):
+                    self._connection.execute("INSERT INTO restricted VALUES (?, ?)", (row.seq, body))
 
     def void(self, reservation: Reservation, reason: str) -> None:
         """Give a reservation back. Only when nothing was released and no device was contacted.
@@ -317,15 +410,48 @@ class Ledger:
         with self._settling(reservation):
             self._append(Void(seq=self._next(), time=self._time(), reservation=reservation.seq, reason=reason))
 
-    def recover(self) -> tuple[Reservation, ...]:
-        """Mark every unsettled reservation SPENT_ON_CRASH; called when a coordinator starts.
+    def reservation(self, seq: int, sha256: str) -> Reservation | None:
+        """The open reservation in row `seq` with hash `sha256`, if it is one."""
+        reserved, found = self.book().open.get(seq, (None, ""))
+        if reserved is None or found != sha256:
+            return None
+        return Reservation(seq, found, reserved.run_id, reserved.round, reserved.plan_hash)
+
+    def realised(self, book: Book) -> dict[int, Realised]:
+        """The restricted records that are kept beside the chain, by the row that committed, each held against it.
+
+        Args:
+            book: of this ledger.
+
+        Raises:
+            LedgerError: one was changed, or belongs to no row.
+        """
+        promised = book.realised
+        found: dict[int, Realised] = {}
+        with reported(self._path):
+            rows = self._connection.execute("SELECT seq, body FROM restricted ORDER BY seq").fetchall()
+        for seq, body in rows:
+            if seq not in promised or hashlib.sha256(body).hexdigest() != promised[seq][1]:
+                raise broken(seq, "its restricted record is not what was hashed")
+            found[seq] = msgspec.json.decode(body, type=Realised)
+        return found
+
+    def recover(self, run_id: str | None = None) -> tuple[Reservation, ...]:
+        """Mark unsettled reservations SPENT_ON_CRASH; called when a coordinator starts.
+
+        Args:
+            run_id: only those of this run, where others may be at work on the same ledger; None for all.
 
         Returns:
             What was marked. A coordinator that still runs on the same ledger can then no longer settle them: they count
             as spent either way.
         """
         with self.exclusive() as book:
-            dangling = tuple(Reservation(seq, h, r.run_id, r.round) for seq, (r, h) in sorted(book.open.items()))
+            dangling = tuple(
+                Reservation(seq, h, r.run_id, r.round, r.plan_hash)
+                for seq, (r, h) in sorted(book.open.items())
+                if run_id in (None, r.run_id)
+            )
             for reservation in dangling:
                 self._append(SpentOnCrash(seq=self._next(), time=self._time(), reservation=reservation.seq))
         return dangling

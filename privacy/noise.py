@@ -1,13 +1,19 @@
 """Gaussian noise that hides one device, and the only way a sum leaves the server."""
 
 import math
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from sottovoce.privacy.entropy import Source
+from sottovoce.privacy.ledger import Reservation
 
 Vector = npt.NDArray[np.float64]
+
+Family = Literal["gaussian", "discrete_gaussian"]
+"""`gaussian`: floating point, rounded with the sum to a public grid; `discrete_gaussian`: exact, on integers."""
 
 GRID_BITS = 10
 """The release grid is at most std / 2**GRID_BITS wide."""
@@ -80,3 +86,40 @@ def release_sum(total: npt.ArrayLike, std: float, source: Source) -> Vector:
     near = np.abs(noisy) < width * 2.0**52
     noisy[near] = np.rint(noisy[near] / width) * width
     return noisy
+
+
+@dataclass(frozen=True, slots=True)
+class SumNoise:
+    """Turns the sum of clipped contributions into a release that was paid for.
+
+    Attributes:
+        multiplier: z; 0 releases the exact sum, which is not private.
+        sensitivity: largest L2 norm by which one device can move the sum.
+        family: which noise.
+        plan_hash: of the plan whose reservations pay for it.
+    """
+
+    multiplier: float
+    sensitivity: float
+    family: Family
+    plan_hash: str
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the noise on the sum, in weight units."""
+        return self.multiplier * self.sensitivity
+
+    def release(self, total: npt.ArrayLike, paid: Reservation, source: Source) -> Vector:
+        """The noisy sum.
+
+        Args:
+            total: shape (n,), sum of clipped contributions, accumulated in float64; see `release_sum` for NaN.
+            paid: proof that the ledger was debited for this very plan. Each pays for one release.
+            source: fair bits, never used for anything else.
+
+        Raises:
+            ValueError: the reservation is for another plan.
+        """
+        if paid.plan_hash != self.plan_hash:
+            raise ValueError("the reservation pays for another plan")
+        return release_sum(total, self.std, source)

@@ -1,44 +1,51 @@
-"""One immutable plan of a private run, from which sampler, noise, event and claims all come.
+"""One immutable plan of a private release, from which sampler, clipper, noise, event and claims all come.
 
-Because the same object draws the cohort, scales the noise and names the event, the figure that is accounted cannot
-differ from what was done.
+Because the same object draws the cohort, bounds each device, scales the noise and names the event, the figure that is
+accounted cannot differ from what was done.
 """
 
-import hashlib
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 import msgspec
 
 from sottovoce.privacy import accountant
+from sottovoce.privacy.chain import digest
 from sottovoce.privacy.claim import DeviceClaim
+from sottovoce.privacy.clip import Clipper
 from sottovoce.privacy.errors import ConfigError
-from sottovoce.privacy.events import Event, NoiseKind, PoissonGaussian, Purpose
-from sottovoce.privacy.sampling import PoissonSampler
+from sottovoce.privacy.events import Event, Gaussian, NoiseKind, NonPrivate, Purpose
+from sottovoce.privacy.noise import Family, SumNoise
+from sottovoce.privacy.sampling import EveryoneSampler, PoissonSampler, Sampler, TruncatedPoissonSampler
 
-LEAST_NOISE, MOST_NOISE = 100, 100_000_000
-"""Range of `calibrate`, in thousandths."""
+Sampling = Literal["poisson", "truncated_poisson", "none"]
+Cohorts = Literal["secret", "visible"]
 
 
 @dataclass(frozen=True, slots=True)
 class MechanismPlan:
     """What is released each round, and how often.
 
-    Every device update is clipped to `clip_norm`; the updates of a Poisson cohort are summed; Gaussian noise of
-    standard deviation `noise_std` is added to the sum; the result is divided by `expected_cohort`, a public constant,
-    whatever number of devices answered.
+    Every device update is clipped to `clip_norm`; the updates of a cohort are summed; Gaussian noise of standard
+    deviation `noise_multiplier` times the sensitivity is added to the sum; the result is divided by `expected_cohort`,
+    a public constant, whatever number of devices answered.
 
     Attributes:
         population: enrolled devices N, public.
-        sampling_rate: probability q with which each joins a round, 0 < q <= 1.
+        sampling_rate: probability q with which each joins a round, 0 < q <= 1; 1 without sampling.
         clip_norm: C, largest L2 norm of one device's update, in weight units.
-        noise_multiplier: z = standard deviation of the noise on the sum / C. 0 is the loudly non-private plan: its
-            epsilon is infinite everywhere.
+        noise_multiplier: z = standard deviation of the noise on the sum / sensitivity. 0 is the loudly non-private
+            plan: its epsilon is infinite everywhere.
         rounds: how many releases are planned.
         delta: probability with which the guarantee may fail, below 1 / population.
         purpose: why it is released.
+        sampling: `poisson`; `truncated_poisson`, with a largest cohort; `none`, everybody in every round.
+        cap: largest cohort of truncated sampling.
+        max_participations: most rounds of one run a device takes part in; beyond, it contributes zero, which leaves the
+            law of sampling as it is. None for no cap.
+        cohorts: `secret` when an outsider cannot learn who takes part. `visible` claims no amplification at all.
+        noise: `gaussian`, rounded to a public grid with the sum, or the exact `discrete_gaussian` on integers.
     """
 
     population: int
@@ -48,6 +55,11 @@ class MechanismPlan:
     rounds: int
     delta: float
     purpose: Purpose = "train"
+    sampling: Sampling = "poisson"
+    cap: int | None = None
+    max_participations: int | None = None
+    cohorts: Cohorts = "secret"
+    noise: Family = "gaussian"
 
     def __post_init__(self) -> None:
         """Refuse a plan that cannot be run or that promises nothing.
@@ -55,9 +67,42 @@ class MechanismPlan:
         Raises:
             ConfigError: names the value.
         """
+        self._check_population()
+        self._check_sampling()
+        self._check_mechanism()
+        for name, kind in (("purpose", Purpose), ("cohorts", Cohorts), ("noise", Family)):
+            value = getattr(self, name)
+            if value not in get_args(kind):
+                raise ConfigError(f"{name} {value!r} unknown", f"use one of {', '.join(get_args(kind))}")
+
+    def _check_population(self) -> None:
         if self.rounds < 1:
             raise ConfigError(f"rounds = {self.rounds}: a plan needs at least one", "set rounds to 1 or more")
-        _check(self.population, self.sampling_rate, self.delta)
+        if self.population < 1:
+            raise ConfigError(f"population = {self.population}: nobody to protect", "enrol at least one device")
+        if not 0 < self.delta < 1 / self.population:
+            raise ConfigError(
+                f"delta = {self.delta} must be above 0 and below 1/population = {1 / self.population:.3g}",
+                "choose a smaller delta: at 1/population, publishing one device in full would pass",
+            )
+        if self.max_participations is not None and self.max_participations < 1:
+            raise ConfigError(
+                f"max_participations = {self.max_participations}: nobody could take part", "set it to 1 or more"
+            )
+
+    def _check_sampling(self) -> None:
+        if not 0 < self.sampling_rate <= 1:
+            raise ConfigError(f"sampling_rate = {self.sampling_rate} is not in (0, 1]", "set it above 0 and at most 1")
+        if self.sampling not in get_args(Sampling):
+            raise ConfigError(f"sampling {self.sampling!r} unknown", f"use one of {', '.join(get_args(Sampling))}")
+        if self.sampling == "none" and self.sampling_rate != 1:
+            raise ConfigError(f"sampling_rate = {self.sampling_rate} without sampling", "set it to 1")
+        if (self.cap is not None) != (self.sampling == "truncated_poisson"):
+            raise ConfigError(f"cap = {self.cap} with sampling {self.sampling!r}", "a cap goes with truncated_poisson")
+        if self.cap is not None and not 1 <= self.cap <= self.population:
+            raise ConfigError(f"cap = {self.cap} is not 1 ... {self.population}", "set it well above the mean cohort")
+
+    def _check_mechanism(self) -> None:
         if not 0 < self.clip_norm < math.inf:
             raise ConfigError(f"clip_norm = {self.clip_norm} is not positive and finite", "set clip_norm above 0")
         if not 0 <= self.noise_multiplier < math.inf:
@@ -65,30 +110,51 @@ class MechanismPlan:
                 f"noise_multiplier = {self.noise_multiplier} is not a standard deviation",
                 "set it to 0 (not private) or more",
             )
-        if self.purpose not in get_args(Purpose):
-            raise ConfigError(f"purpose {self.purpose!r} unknown", f"use one of {', '.join(get_args(Purpose))}")
 
     @property
     def expected_cohort(self) -> float:
-        """The public number every sum is divided by: q * N."""
-        return self.sampling_rate * self.population
+        """The public number every sum is divided by."""
+        return self.sampler().expected
 
-    @property
-    def noise_std(self) -> float:
-        """Standard deviation of the noise on the sum, in weight units: z * C."""
-        return self.noise_multiplier * self.clip_norm
-
-    def sampler(self) -> PoissonSampler:
+    def sampler(self) -> Sampler:
         """Who draws the cohorts."""
+        if self.sampling == "none":
+            return EveryoneSampler(self.population)
+        if self.cap is not None:
+            return TruncatedPoissonSampler(self.population, self.sampling_rate, self.cap)
         return PoissonSampler(self.population, self.sampling_rate)
 
+    def clipper(self) -> Clipper:
+        """Who bounds each device."""
+        return Clipper(self.clip_norm)
+
+    def summed_noise(self) -> SumNoise:
+        """Who turns a sum into a release."""
+        return SumNoise(self.noise_multiplier, self.clipper().sensitivity, self.noise, self.digest())
+
     def event(self) -> Event:
-        """The privacy event of one round."""
+        """The privacy event of one round: what sampling hides counts only while cohorts are secret."""
+        if self.noise_multiplier == 0:
+            return NonPrivate(sampling_rate=self.sampling_rate)
+        if self.cohorts == "visible":
+            return Gaussian(noise_multiplier=self.noise_multiplier)
         return self.sampler().event(self.noise_multiplier)
 
+    def charged(self, rounds: int | None = None) -> dict[Event, int]:
+        """What `rounds` rounds of one run are charged; None for all that are planned."""
+        count = self.rounds if rounds is None else rounds
+        if self.cohorts == "visible" and self.max_participations is not None:
+            count = min(count, self.max_participations)
+        return {self.event(): count}
+
+    def settings(self) -> dict[str, str | int | float | None]:
+        """Every setting, as the ledger keeps it."""
+        told: dict[str, str | int | float | None] = msgspec.to_builtins(self)
+        return told
+
     def digest(self) -> str:
-        """SHA-256 of the plan as canonical JSON, in hexadecimal."""
-        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
+        """SHA-256 of the settings as canonical JSON, in hexadecimal."""
+        return digest(self.settings())
 
     def claims(
         self, rounds: int | None = None, max_participations: int | None = None, noise_kind: NoiseKind = "secure"
@@ -97,19 +163,17 @@ class MechanismPlan:
 
         Args:
             rounds: releases made; None for all that are planned.
-            max_participations: most rounds any one device takes part in, enforced by a cap or counted. None for the
-                worst case, every round.
+            max_participations: most rounds any one device took part in, if it was counted. None for the plan's cap, or
+                for the worst case, every round.
             noise_kind: where the noise comes from; only `secure` supports a guarantee.
         """
+        most = self.max_participations if max_participations is None else max_participations
         counts = {self.event(): self.rounds if rounds is None else rounds}
-        inside = accountant.epsilon_without_sampling(counts, self.delta, max_participations)
-        # What holds against an observer who knows more, for a device in every round, holds against an outsider.
-        outside = min(
-            accountant.epsilon_pld(counts, self.delta), accountant.epsilon_without_sampling(counts, self.delta)
-        )
+        outside, name = accountant.published(self.charged(rounds), self.delta)
+        inside = accountant.epsilon_without_sampling(counts, self.delta, most)
         sure = noise_kind == "secure"
         return (
-            DeviceClaim(outside, self.delta, guarantee=sure and outside < math.inf),
+            DeviceClaim(outside, self.delta, accountant=name, guarantee=sure and outside < math.inf),
             DeviceClaim(
                 inside,
                 self.delta,
@@ -118,77 +182,3 @@ class MechanismPlan:
                 guarantee=sure and inside < math.inf,
             ),
         )
-
-
-def _check(population: int, sampling_rate: float, delta: float) -> None:
-    """Refuse a setting in which no plan makes sense."""
-    if population < 1:
-        raise ConfigError(f"population = {population}: nobody to protect", "enrol at least one device")
-    if not 0 < sampling_rate <= 1:
-        raise ConfigError(f"sampling_rate = {sampling_rate} is not in (0, 1]", "set it above 0 and at most 1")
-    if not 0 < delta < 1 / population:
-        raise ConfigError(
-            f"delta = {delta} must be above 0 and below 1/population = {1 / population:.3g}",
-            "choose a smaller delta: at 1/population, publishing one device in full would pass",
-        )
-
-
-def calibrate(population: int, sampling_rate: float, rounds: int, epsilon: float, delta: float) -> float:
-    """The least noise that keeps `rounds` rounds within `epsilon`, by PLD.
-
-    Args:
-        population: enrolled devices N.
-        sampling_rate: probability q with which each joins a round.
-        rounds: releases planned, 1 or more.
-        epsilon: budget, above 0.
-        delta: probability with which the guarantee may fail, below 1 / population.
-
-    Returns:
-        Noise multiplier in thousandths, rounded up; at least 0.1, below which noise protects nobody.
-
-    Raises:
-        ConfigError: a value is out of range, or no noise up to 100000 reaches `epsilon`.
-    """
-    if rounds < 1:
-        raise ConfigError(f"rounds = {rounds}: a plan needs at least one", "set rounds to 1 or more")
-    _check(population, sampling_rate, delta)
-    if not 0 < epsilon < math.inf:
-        raise ConfigError(f"epsilon = {epsilon} is not positive and finite", "set epsilon above 0")
-
-    def within(thousandths: int, grid: float) -> bool:
-        event: Event = PoissonGaussian(sampling_rate=sampling_rate, noise_multiplier=thousandths / 1000)
-        return accountant.epsilon_pld({event: rounds}, delta, grid) <= epsilon
-
-    # Large-deviation guess, then a search on a cheap grid, then the published grid decides.
-    guess = 1000 * sampling_rate * math.sqrt(2 * rounds * math.log(1 / delta)) / epsilon
-    start = int(max(500.0, min(guess, MOST_NOISE)))
-    rough = _least(lambda noise: within(noise, accountant.COARSE), start, start // 16)
-    found = _least(lambda noise: within(noise, accountant.FINE), MOST_NOISE if rough is None else rough, 1)
-    if found is None:
-        raise ConfigError(
-            f"epsilon = {epsilon} at delta = {delta} is out of reach: no noise multiplier up to 100000 gives it",
-            "raise epsilon, or take fewer rounds or smaller cohorts",
-        )
-    return found / 1000
-
-
-def _least(passes: Callable[[int], bool], start: int, step: int) -> int | None:
-    """Least number from `LEAST_NOISE` to `MOST_NOISE` that passes, or None; from `start` in steps that double."""
-    if passes(start):
-        good = start
-        while good > LEAST_NOISE and passes(lower := max(LEAST_NOISE, good - step)):
-            good, step = lower, 2 * step
-        if good == LEAST_NOISE:
-            return good
-        bad = lower
-    else:
-        bad = start
-        while bad < MOST_NOISE and not passes(higher := min(MOST_NOISE, bad + step)):
-            bad, step = higher, 2 * step
-        if bad == MOST_NOISE:
-            return None
-        good = higher
-    while good - bad > 1:
-        middle = (good + bad) // 2
-        good, bad = (middle, bad) if passes(middle) else (good, middle)
-    return good

@@ -22,6 +22,7 @@ WAIT_S = 60.0
 _LAYOUT = (
     "CREATE TABLE entries (seq INTEGER PRIMARY KEY AUTOINCREMENT, prev_hash TEXT NOT NULL, hash TEXT NOT NULL, "
     "body BLOB NOT NULL)",
+    "CREATE TABLE restricted (seq INTEGER PRIMARY KEY, body BLOB NOT NULL)",
     "CREATE TRIGGER entries_keep BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END",
     "CREATE TRIGGER entries_stay BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END",
     f"PRAGMA application_id = {APPLICATION_ID}",

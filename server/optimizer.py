@@ -20,7 +20,7 @@ from torch import Tensor
 from sottovoce.privacy.entropy import Source
 from sottovoce.privacy.errors import CheckpointError
 from sottovoce.privacy.ledger import Reservation
-from sottovoce.privacy.noise import release_sum
+from sottovoce.privacy.noise import SumNoise
 from sottovoce.privacy.plan import MechanismPlan
 
 
@@ -60,6 +60,8 @@ class ServerOptimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 class _SumOptimizer(DPOptimizer):  # type: ignore[misc]
     """Opacus' sequence over sums that arrive clipped."""
 
+    noise: SumNoise
+    paid: Reservation
     source: Source
 
     def clip_and_accumulate(self) -> None:
@@ -68,8 +70,7 @@ class _SumOptimizer(DPOptimizer):  # type: ignore[misc]
 
     def add_noise(self) -> None:
         flat = torch.cat([parameter.summed_grad.reshape(-1) for parameter in self.params])
-        std = self.noise_multiplier * self.max_grad_norm
-        noisy = torch.from_numpy(release_sum(flat.numpy(), std, self.source))
+        noisy = torch.from_numpy(self.noise.release(flat.numpy(), self.paid, self.source))
         sizes = [parameter.numel() for parameter in self.params]
         for parameter, part in zip(self.params, torch.split(noisy, sizes), strict=True):
             parameter.grad = part.view_as(parameter).to(parameter.dtype)
@@ -94,7 +95,7 @@ class PrivateStep:
         self._kind = f"kind/{optimizer.kind}"
         self._steps = 0
         self._run_id = run_id
-        self._paid = 0
+        self._paid = (0, 0)
         self._torch = optimizer.build(list(self._parameters.values()))
         self._private = _SumOptimizer(
             self._torch,
@@ -103,6 +104,7 @@ class PrivateStep:
             expected_batch_size=plan.expected_cohort,
             loss_reduction="mean",
         )
+        self._private.noise = plan.summed_noise()
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -126,10 +128,10 @@ class PrivateStep:
             reservation: proof that the ledger was debited first; each is good for one step.
             source: fresh randomness of this round.
         """
-        if reservation.run_id != self._run_id or reservation.seq <= self._paid:
+        if reservation.run_id != self._run_id or (reservation.seq, reservation.round) <= self._paid:
             raise ValueError("the reservation belongs to another run or was used before")
-        self._paid = reservation.seq
-        self._private.source = source
+        self._paid = (reservation.seq, reservation.round)
+        self._private.paid, self._private.source = reservation, source
         self._private.zero_grad()
         for name, parameter in self._parameters.items():
             # torch minimizes: an update is a negative gradient.

@@ -13,10 +13,11 @@ from torch import Tensor
 from sottovoce.client.app import Node, client_app
 from sottovoce.models.ranker import initial
 from sottovoce.privacy.budget import Budget
+from sottovoce.privacy.calibration import calibrated
 from sottovoce.privacy.entropy import OsEntropy, SeededEntropy
 from sottovoce.privacy.errors import CheckpointError
-from sottovoce.privacy.ledger import Ledger, Reservation
-from sottovoce.privacy.plan import MechanismPlan, calibrate
+from sottovoce.privacy.ledger import Ledger
+from sottovoce.privacy.plan import MechanismPlan
 from sottovoce.server import checkpoint
 from sottovoce.server.optimizer import PrivateStep
 from sottovoce.server.round import Coordinator, RoundRecord
@@ -52,10 +53,8 @@ def plan_for(experiment: Experiment, population: int) -> MechanismPlan:
         ConfigError: the target cannot be met or means nothing, such as delta at or above 1 / population.
     """
     target = experiment.privacy
-    noise = 0.0
-    if target.noise != "none":
-        noise = calibrate(population, target.sampling_rate, experiment.rounds, target.epsilon, target.delta)
-    return MechanismPlan(population, target.sampling_rate, target.clip_norm, noise, experiment.rounds, target.delta)
+    plan = MechanismPlan(population, target.sampling_rate, target.clip_norm, 0.0, experiment.rounds, target.delta)
+    return plan if target.noise == "none" else calibrated(plan, target.epsilon)
 
 
 def nodes(experiment: Experiment, dataset: Dataset) -> ClientApp:
@@ -112,6 +111,7 @@ def train(
         start = checkpoint.newest(folder.checkpoints) if checkpoint.present(folder.checkpoints) else None
         with Ledger.open(folder.ledger_file, create=start is None) as ledger:
             budget = Budget(target.epsilon, target.delta, ledger)
+            budget.register(plan)
             run_id = start.facts.run_id if start else secrets.token_hex(8)
             step = _step(experiment, dataset, plan, run_id)
             notes = _continue(start, step, plan, dataset, ledger) if start else []
@@ -162,9 +162,9 @@ def _continue(
     ledger.verify(facts.ledger_head)
     _require_same(facts, plan, dataset)
     step.restore(start.state)
-    _, paid = ledger.book().open.get(facts.ledger_length, (None, None))
-    if paid == facts.ledger_hash:
-        ledger.commit(Reservation(facts.ledger_length, facts.ledger_hash, facts.run_id, facts.round), start.sha256)
+    paid = ledger.reservation(facts.ledger_length, facts.ledger_hash)
+    if paid is not None:
+        ledger.commit(paid, start.sha256)
     return list(start.problems)
 
 

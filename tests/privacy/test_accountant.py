@@ -7,16 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sottovoce.privacy.accountant import (
-    COARSE,
-    cross_check,
-    epsilon_opacus_rdp,
-    epsilon_pld,
-    epsilon_prv,
-    epsilon_rdp,
-    epsilon_without_sampling,
-)
+from sottovoce.privacy.accountant import COARSE, epsilon_pld, epsilon_without_sampling
+from sottovoce.privacy.cross_check import cross_check, epsilon_opacus_rdp, epsilon_prv
 from sottovoce.privacy.events import NonPrivate, PoissonGaussian
+from sottovoce.privacy.renyi import epsilon_rdp
 
 pytest.importorskip("dp_accounting", reason="accounting is part of the [train] extra")
 

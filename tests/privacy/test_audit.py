@@ -14,7 +14,7 @@ from sottovoce.privacy.accountant import epsilon_pld, epsilon_without_sampling
 from sottovoce.privacy.audit import audit
 from sottovoce.privacy.budget import Budget
 from sottovoce.privacy.errors import LedgerError
-from sottovoce.privacy.ledger import Ledger
+from sottovoce.privacy.ledger import Ledger, Realised
 from sottovoce.privacy.plan import MechanismPlan
 
 pytest.importorskip("dp_accounting", reason="accounting is part of the [train] extra")
@@ -49,7 +49,7 @@ def test_the_reference_run_gives_the_published_figures(path):
     assert report.ledger_ok
     assert report.guarantee
     assert report.findings == []
-    assert report.head.length == 401
+    assert report.head.length == 402
     assert all("NO GUARANTEE" not in claim for claim in report.claims)
 
 
@@ -72,7 +72,10 @@ def test_the_report_is_json_and_infinity_is_null(path):
 def test_seeded_noise_is_accounted_but_guarantees_nothing(path):
     run(path, 3, noise="seeded")
     report = audit(path)
-    assert report.epsilon == epsilon_pld({PLAN.event(): 3}, 1e-5)
+    assert report.epsilon_outsider == epsilon_pld({PLAN.event(): 3}, 1e-5)
+    assert report.epsilon == report.epsilon_known_cohort > report.epsilon_outsider
+    assert report.observer == "knows_cohorts"
+    assert "seed" in report.fallback[0]
     assert (report.private, report.guarantee, report.noise, report.ledger_ok) == (True, False, "seeded", True)
     assert report.findings[0].startswith("SIMULATION: NO GUARANTEE")
     assert report.claims[0].startswith("SIMULATION: NO GUARANTEE")
@@ -107,15 +110,15 @@ def test_a_changed_row_is_reported_by_number_and_no_epsilon_is_stated(path):
     run(path, 3)
     with closing(sqlite3.connect(path)) as raw, raw:
         raw.execute("DROP TRIGGER entries_keep")
-        raw.execute("UPDATE entries SET body = CAST(replace(body, '0.02', '0.01') AS BLOB) WHERE seq = 4")
+        raw.execute("UPDATE entries SET body = CAST(replace(body, '0.02', '0.01') AS BLOB) WHERE seq = 5")
     report = audit(path)
     assert not report.ledger_ok
     assert not report.guarantee
     assert report.epsilon is None
     assert report.epsilon_known_cohort is None
-    assert "row 4" in report.findings[0]
+    assert "row 5" in report.findings[0]
     assert report.claims == []
-    assert report.head.length == 3
+    assert report.head.length == 4
 
 
 def test_an_older_copy_is_reported_when_the_head_is_known(path, tmp_path):
@@ -131,21 +134,135 @@ def test_an_older_copy_is_reported_when_the_head_is_known(path, tmp_path):
 
 
 def test_an_overspent_ledger_is_reported(path):
-    """Planted bug: somebody reserves without asking the budget."""
+    """Planted bug: somebody reserves without asking the budget. Without a plan nothing better than Renyi DP holds."""
     with Ledger.open(path, create=True) as ledger:
         ledger.open_campaign(1.0, 1e-5, 6040)
         for round in range(200):
             ledger.reserve("run", round, PLAN.event(), PLAN.digest(), "train", "secure")
-    assert any(finding.startswith("overspent: epsilon 1.8527") for finding in audit(path).findings)
+    report = audit(path)
+    assert any(finding.startswith("overspent: epsilon 2.2298") for finding in report.findings)
+    assert report.accountant == "Renyi DP, no filter"
+    assert not report.guarantee
 
 
-def test_several_plans_are_reported(path):
+def test_a_plan_made_after_the_first_release_turns_the_figure_into_the_budget(path):
     run(path, 2)
     run(path, 2, plan=replace(PLAN, noise_multiplier=2.0, purpose="eval"))
     report = audit(path)
     assert report.plans == 2
     assert report.purposes == {"eval": 2, "train": 2}
-    assert any("2 plans" in finding for finding in report.findings)
+    assert report.adaptive
+    assert (report.epsilon, report.guarantee) == (4.0, True)
+    assert report.accountant.startswith("a Renyi filter of order")
+    assert any("not planned before the first release" in finding for finding in report.findings)
+
+
+def test_plans_made_before_the_first_release_are_composed_by_pld(path):
+    other = replace(PLAN, noise_multiplier=2.0, purpose="eval", rounds=2)
+    with Ledger.open(path, create=True) as ledger:
+        budget = Budget(4.0, 1e-5, ledger)
+        budget.register(PLAN, other)
+        for plan in (PLAN, other):
+            for round in range(2):
+                ledger.commit(budget.reserve(plan, "run", round, "secure"), "ab" * 32)
+    report = audit(path)
+    assert not report.adaptive
+    assert report.epsilon == epsilon_pld({PLAN.event(): 2, other.event(): 2}, 1e-5)
+    assert report.findings == []
+    assert [(row.purpose, row.count) for row in report.releases] == [("eval", 2), ("train", 2)]
+    assert report.releases[1].epsilon_alone == epsilon_pld({PLAN.event(): 2}, 1e-5)
+
+
+def test_visible_cohorts_fall_back_and_the_cap_bounds_them(path):
+    plan = replace(PLAN, cohorts="visible", max_participations=4, rounds=10)
+    run(path, 10, epsilon=12.0, plan=plan)
+    report = audit(path)
+    assert report.epsilon == pytest.approx(9.997, abs=1e-3)
+    assert (report.observer, report.max_participations, report.guarantee) == ("knows_cohorts", 4, True)
+    assert any("visible" in reason for reason in report.fallback)
+    assert len(report.claims) == 1
+
+
+def record(path, cohorts, population=6040, busiest=1, plan=PLAN):
+    with Ledger.open(path, create=True) as ledger:
+        budget = Budget(4.0, 1e-5, ledger)
+        for round, cohort in enumerate(cohorts):
+            told = Realised(population=population, cohort=cohort, answered=cohort, busiest=busiest, salt="00")
+            budget.commit(budget.reserve(plan, "run", round, "secure"), "ab" * 32, told)
+
+
+def test_the_known_cohort_figure_goes_by_the_busiest_device_when_every_round_was_counted(path):
+    record(path, [121] * 50, busiest=4)
+    report = audit(path)
+    assert report.max_participations == 4
+    assert report.epsilon_known_cohort == pytest.approx(9.997, abs=1e-3)
+    with Ledger.open(path) as ledger:
+        Budget(4.0, 1e-5, ledger).reserve(PLAN, "run", 50, "secure")  # lost: it may have asked the busiest device
+        ledger.recover()
+    assert audit(path).max_participations == 5
+
+
+def test_a_rate_above_the_planned_one_raises_an_alarm_and_amplification_is_not_counted(path):
+    record(path, [121] * 50)
+    honest = audit(path)
+    assert honest.realised[0].alarms == []
+    assert honest.observer == "outsider"
+    assert honest.realised[0].sampling_rate_observed == pytest.approx(0.02, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("cohorts", "population", "named"),
+    [([242] * 50, 6040, "understated"), ([60] * 50, 6040, "fewer"), ([121] * 50, 3020, "assumes 6,040 devices")],
+)
+def test_a_plan_that_assumed_something_else_raises_an_alarm(path, cohorts, population, named):
+    record(path, cohorts, population)
+    report = audit(path)
+    assert any(named in alarm for alarm in report.realised[0].alarms)
+    assert any(named in finding for finding in report.findings)
+    assert (report.observer == "knows_cohorts") == ("understated" in " ".join(report.realised[0].alarms))
+
+
+def test_an_altered_restricted_record_is_found(path):
+    record(path, [121] * 3)
+    with closing(sqlite3.connect(path)) as raw, raw:
+        raw.execute("UPDATE restricted SET body = CAST(replace(body, '121', '120') AS BLOB) WHERE seq = 6")
+    report = audit(path)
+    assert not report.ledger_ok
+    assert "row 6" in report.findings[0]
+
+
+def test_withheld_restricted_records_leave_the_public_figures_as_they_are(path):
+    record(path, [121] * 3)
+    before = audit(path)
+    with closing(sqlite3.connect(path)) as raw, raw:
+        raw.execute("DELETE FROM restricted")
+    after = audit(path)
+    assert after.realised == []
+    assert (after.epsilon, after.head) == (before.epsilon, before.head)
+    assert after.epsilon_known_cohort >= before.epsilon_known_cohort
+
+
+def test_the_curve_rises_to_the_published_figure(path):
+    run(path, 100)
+    report = audit(path)
+    figures = [point.epsilon_outsider for point in report.curve]
+    assert report.curve[-1].releases == 100
+    assert figures == sorted(figures)
+    assert report.epsilon <= figures[-1] <= report.epsilon + 2e-3
+    assert report.curve[-1].epsilon_known_cohort == report.epsilon_known_cohort
+    deltas = [point.epsilon_outsider for point in report.by_delta]
+    assert deltas == sorted(deltas)
+    assert report.epsilon in deltas
+
+
+def test_every_failed_assumption_costs_and_dropouts_do_not(path):
+    run(path, 20)
+    report = audit(path)
+    rows = {row.assumption: row.epsilon for row in report.sensitivity}
+    honest = rows.pop("as recorded")
+    assert honest == pytest.approx(report.epsilon, abs=2e-3)
+    for assumption, epsilon in rows.items():
+        assert (epsilon == honest) if "drops out" in assumption else (epsilon > honest), assumption
 
 
 def test_an_audit_changes_nothing_on_disk(path, tmp_path):

@@ -77,6 +77,9 @@ def test_two_plans_interleaved_share_one_budget(ledger):
     quiet = replace(PLAN, noise_multiplier=2.0, purpose="metric")
     both = {PLAN.event(): 15, quiet.event(): 15}
     budget = Budget(epsilon_pld(both, 1e-5), 1e-5, ledger)
+    ledger.open_campaign(budget.epsilon, 1e-5, PLAN.population)
+    for plan in (PLAN, quiet):
+        ledger.plan(plan.settings(), plan.event(), plan.rounds)
     for round in range(30):
         budget.reserve((PLAN, quiet)[round % 2], "run", round, "secure")
     assert budget.spent().epsilon == budget.epsilon
@@ -122,7 +125,7 @@ def test_a_plan_for_another_population_or_delta_is_refused(ledger):
     budget.reserve(PLAN, "run", 0, "secure")
     with pytest.raises(ConfigError, match="population = 6041"):
         budget.reserve(replace(PLAN, population=6041), "run", 1, "secure")
-    assert ledger.head().length == 2
+    assert ledger.head().length == 3
 
 
 @pytest.mark.parametrize(
@@ -140,8 +143,8 @@ def test_no_noise_fits_no_finite_budget_and_is_loud_in_an_unlimited_one(ledger):
     assert ledger.head().length == 0
     budget = Budget(math.inf, 1e-5, ledger)
     budget.reserve(bare, "run", 0, "secure")
-    assert list(ledger.entries())[1].noise == "none"
-    assert list(ledger.entries())[1].event == NonPrivate(sampling_rate=0.02)
+    assert list(ledger.entries())[2].noise == "none"
+    assert list(ledger.entries())[2].event == NonPrivate(sampling_rate=0.02)
     for claim in (budget.spent(), budget.running()):
         assert claim.epsilon == math.inf
         assert str(claim).startswith("SIMULATION: NO GUARANTEE")

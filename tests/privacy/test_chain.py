@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sottovoce.privacy.chain import GENESIS, Book, Campaign, Committed, Head, Reserved, Row, SpentOnCrash, Void, seal
+from sottovoce.privacy.book import Book
+from sottovoce.privacy.chain import GENESIS, Campaign, Committed, Head, Reserved, Row, SpentOnCrash, Void, seal
 from sottovoce.privacy.errors import LedgerError
 from sottovoce.privacy.events import PoissonGaussian
 

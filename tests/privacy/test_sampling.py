@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from sottovoce.privacy.entropy import OsEntropy, SeededEntropy
-from sottovoce.privacy.events import NonPrivate, PoissonGaussian
+from sottovoce.privacy.events import PoissonGaussian
 from sottovoce.privacy.sampling import PoissonSampler
 
 N, RATE, ROUNDS = 400, 0.05, 4000
@@ -89,4 +89,3 @@ def test_impossible_samplers_are_refused(population, rate):
 
 def test_the_sampler_names_its_own_event():
     assert PoissonSampler(5, 0.2).event(1.5) == PoissonGaussian(sampling_rate=0.2, noise_multiplier=1.5)
-    assert PoissonSampler(5, 0.2).event(0.0) == NonPrivate(sampling_rate=0.2)

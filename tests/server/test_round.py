@@ -163,7 +163,7 @@ def test_the_round_that_would_overspend_is_refused_before_anybody_is_asked(tmp_p
         assert early is not None
         assert "round 3 of 3" in early
         assert {number for number, _, _ in nodes.asked} == {1, 2}
-        assert len(list(run.ledger.entries())) == 1 + 2 * 2
+        assert len(list(run.ledger.entries())) == 2 + 2 * 2  # the campaign, the plan, two rounds
     with Run(tmp_path, nodes, private, epsilon=budget) as again, pytest.raises(BudgetError):
         again.go()
 
