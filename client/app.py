@@ -5,7 +5,7 @@ is where the node's devices come from, which is the caller's function.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, field
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from sottovoce.client.message import (
     read_instruction,
     reply_record,
 )
+from sottovoce.client.participation import Participation
 from sottovoce.models.ranker import RankerConfig, shapes
 from sottovoce.models.schema import FeatureSchema
 from sottovoce.privacy.errors import DataError, UpdateError
@@ -35,6 +36,8 @@ class Node:
         schema: of the ids in `examples`.
         config: sizes of the ranker.
         order: position of this node among all nodes.
+        participation: how often each of its devices took part, by its own count.
+        max_participations: most rounds of one run that any of them joins, whatever it is asked; None for no limit.
 
     Raises:
         DataError: an id, label or ad that the schema and catalogue do not have. One such row would spill into another
@@ -45,9 +48,12 @@ class Node:
     schema: FeatureSchema
     config: RankerConfig
     order: int
+    participation: Participation = field(init=False)
+    max_participations: InitVar[int | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, max_participations: int | None) -> None:
         """Check every row once, before any round."""
+        object.__setattr__(self, "participation", Participation(self.examples.devices, max_participations))
         rows, ids = self.examples, self.schema.rows
         columns = (("device", rows.device, ids), ("context", rows.context, ids), ("catalogue", rows.catalogue, ids))
         for name, column, end in (*columns, ("ad", rows.ad, len(rows.catalogue)), ("labels", rows.labels, 2)):
@@ -91,10 +97,10 @@ def client_app(open_node: Callable[[Context], Node]) -> ClientApp:
             node.config,
             asked.training,
             asked.clip_norm / slack,
-            asked.devices,
+            node.participation.admit(asked.run_id, asked.devices, asked.max_participations),
         )
         total = {name: value.astype(np.float32) for name, value in update.total.items()}
-        reply = Reply(asked.run_id, asked.round, asked.plan_hash, total, update.devices)
+        reply = Reply(asked.run_id, asked.round, asked.plan_hash, total, len(asked.devices))
         return Message(reply_record(reply), reply_to=message)
 
     return app

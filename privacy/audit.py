@@ -122,7 +122,7 @@ class AuditReport(msgspec.Struct, frozen=True, kw_only=True):
     assumptions: list[str]
 
 
-def audit(ledger_path: Path, pinned: Head | None = None, max_participations: int | None = None) -> AuditReport:
+def audit(ledger_path: Path | str, pinned: Head | None = None, max_participations: int | None = None) -> AuditReport:
     """Recompute what a ledger spent and look for everything wrong with it.
 
     Args:

@@ -1,4 +1,4 @@
-"""The least noise that keeps a plan within a budget."""
+"""The least noise that keeps a plan within a budget, and a participation cap that almost nobody reaches."""
 
 import math
 from collections import Counter
@@ -12,6 +12,23 @@ from sottovoce.privacy.plan import MechanismPlan
 
 LEAST_NOISE, MOST_NOISE = 100, 100_000_000
 """Range of `calibrated`, in thousandths."""
+
+SELDOM = 1e-4
+"""Chance of a device to be drawn more often in a run than `rare_cap` lets it take part."""
+
+
+def rare_cap(sampling_rate: float, rounds: int) -> int:
+    """Smallest participation cap that fewer than one device in 10,000 would exceed in a run.
+
+    Such a cap costs next to no data, and bounds the epsilon against somebody who knows who took part.
+
+    Args:
+        sampling_rate: chance q of a device to be drawn in a round.
+        rounds: of the run.
+    """
+    from scipy.stats import binom
+
+    return max(1, min(rounds, int(binom.isf(SELDOM, rounds, sampling_rate))))
 
 
 def calibrated(plan: MechanismPlan, epsilon: float, besides: Mapping[Event, int] | None = None) -> MechanismPlan:

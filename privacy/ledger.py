@@ -101,7 +101,7 @@ class Ledger:
 
     @classmethod
     def open(
-        cls, path: Path, create: bool = False, clock: Callable[[], float] = time.time, readonly: bool = False
+        cls, path: Path | str, create: bool = False, clock: Callable[[], float] = time.time, readonly: bool = False
     ) -> Self:
         """Open a ledger and check every row of it.
 
@@ -124,7 +124,7 @@ class Ledger:
         return ledger
 
     @classmethod
-    def open_unchecked(cls, path: Path) -> Self:
+    def open_unchecked(cls, path: Path | str) -> Self:
         """Open a ledger for reading without looking at its rows: for auditors, who then call `replay`.
 
         Raises:

@@ -5,8 +5,9 @@ accounted cannot differ from what was done.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 import msgspec
 
@@ -151,6 +152,18 @@ class MechanismPlan:
         """Every setting, as the ledger keeps it."""
         told: dict[str, str | int | float | None] = msgspec.to_builtins(self)
         return told
+
+    @classmethod
+    def read(cls, settings: Mapping[str, str | int | float | None]) -> Self:
+        """The plan with `settings`, as a ledger keeps it.
+
+        Raises:
+            ConfigError: a setting is missing, unknown or impossible.
+        """
+        try:
+            return msgspec.convert(dict(settings), cls)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"the ledger's plan cannot be read: {error}", "use the version that wrote it") from None
 
     def digest(self) -> str:
         """SHA-256 of the settings as canonical JSON, in hexadecimal."""

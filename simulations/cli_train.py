@@ -21,7 +21,7 @@ from sottovoce.simulations.loading import impressions, load
 from sottovoce.simulations.metrics import Metrics
 from sottovoce.simulations.metrics import evaluate as evaluate_scores
 from sottovoce.simulations.results import finish
-from sottovoce.simulations.run import nodes, plan_for, train, trained
+from sottovoce.simulations.run import nodes, plan_of, train, trained
 from sottovoce.simulations.scoring import score
 
 SHORTCUTS = {
@@ -31,9 +31,15 @@ SHORTCUTS = {
     "epsilon": "privacy.epsilon",
     "delta": "privacy.delta",
     "noise": "privacy.noise",
+    "ledger": "privacy.ledger",
     "seed": "seed",
 }
 """Options that stand for a key of the experiment."""
+
+
+def _absolute(context: click.Context, option: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001 - click's
+    """A path that means the same from every folder."""
+    return value if value is None or value.startswith("postgresql://") else str(Path(value).resolve())
 
 
 @click.command()
@@ -44,6 +50,12 @@ SHORTCUTS = {
 @click.option("--epsilon", type=float, help="Budget; the noise is found for it. inf trains without noise.")
 @click.option("--delta", type=float, help="Chance with which the guarantee may fail.")
 @click.option("--noise", type=click.Choice(["secure", "seeded", "none"]))
+@click.option(
+    "--ledger",
+    metavar="LEDGER",
+    callback=_absolute,
+    help="Ledger of a campaign that several runs share: a file or a postgresql:// address. [default: one of its own]",
+)
 @click.option("--seed", type=int, help="Of the initial weights; with --noise seeded, of everything.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any key of the experiment; repeatable.")
 @click.option("--out", type=PATH, help="Folder for the run. [default: runs/DATA]")
@@ -90,7 +102,7 @@ def simulate(
     say = Console(stderr=True, highlight=False, soft_wrap=True)
     dataset = load(chosen.data, data_dir, None)
     _require_measurable(dataset)
-    plan = plan_for(chosen, dataset.train.devices)
+    plan = plan_of(folder, chosen, dataset)
     if resume is None:
         folder.create(chosen)
     _announce(say, chosen, dataset.train.devices, dataset.train.rows, plan.noise_multiplier)

@@ -54,6 +54,15 @@ class PrivacyTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         clip_norm: C, largest L2 norm of one device's update.
         sampling_rate: q, chance of a device to be drawn in a round.
         noise: `secure` from the operating system; `seeded` repeats the run exactly and guarantees nothing; `none`.
+        sampling: `poisson`; `truncated_poisson`, which cuts cohorts at `cap` and is accounted as such; `none`:
+            everybody joins every round.
+        cap: largest cohort of truncated sampling; 0 for the mean plus five standard deviations.
+        max_participations: most rounds a device takes part in, kept by the device and by the coordinator; 0 for a cap
+            that fewer than one device in 10,000 reaches.
+        cohorts: `visible` when somebody outside may learn who takes part: then sampling is not counted, and the noise
+            is found for a device that takes part `max_participations` times.
+        mechanism: `gaussian`, or the exact `discrete_gaussian`, on integers.
+        ledger: of a campaign that several runs share, a path or a postgresql:// address; empty for one of its own.
     """
 
     epsilon: float = 4.0
@@ -61,6 +70,12 @@ class PrivacyTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     clip_norm: Annotated[float, msgspec.Meta(ge=1e-6, le=1e6)] = 1.0
     sampling_rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.1
     noise: Literal["secure", "seeded", "none"] = "secure"
+    sampling: Literal["poisson", "truncated_poisson", "none"] = "poisson"
+    cap: Annotated[int, msgspec.Meta(ge=0)] = 0
+    max_participations: Annotated[int, msgspec.Meta(ge=0)] = 0
+    cohorts: Literal["secret", "visible"] = "secret"
+    mechanism: Literal["gaussian", "discrete_gaussian"] = "gaussian"
+    ledger: str = ""
 
     def __post_init__(self) -> None:
         """Refuse budgets that mean nothing."""
@@ -70,6 +85,8 @@ class PrivacyTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise ValueError(f"delta = {self.delta} is not between {LEAST_DELTA:g} and 1")
         if math.isinf(self.epsilon) != (self.noise == "none"):
             raise ValueError("epsilon = inf and noise = 'none' go together: both or neither")
+        if self.cap and self.sampling != "truncated_poisson":
+            raise ValueError(f"cap = {self.cap} needs sampling = 'truncated_poisson'")
 
 
 class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -29,7 +29,7 @@ from sottovoce.simulations.folder import RunFolder
 from sottovoce.simulations.latency import SIZES, measure
 from sottovoce.simulations.loading import load
 from sottovoce.simulations.metrics import Metrics, calibration_curve, evaluate
-from sottovoce.simulations.run import Trained, plan_for, trained
+from sottovoce.simulations.run import Trained, plan_of, trained
 from sottovoce.simulations.runtimes import callers
 from sottovoce.simulations.scoring import score
 from sottovoce.simulations.shipping import passport, require_committed, ship
@@ -186,11 +186,11 @@ def release_run(
         raise ConfigError(f"{path}: cannot be a file there", "name a file in a folder that exists")
     dataset = load(experiment.data, data_dir, None)
     found, _ = folder.audit()
-    plan = plan_for(experiment, dataset.train.devices)
+    plan = plan_of(folder, experiment, dataset)
     proof = passport(found, plan)
     releasable(proof)
     model = trained(experiment, dataset, folder)
-    require_committed(folder.ledger_file, model)
+    require_committed(folder.ledger, model)
     if model.rounds != results.rounds:
         raise CheckpointError(
             f"{run}: the newest readable checkpoint is of round {model.rounds}, round {results.rounds} was evaluated",

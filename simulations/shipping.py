@@ -59,14 +59,14 @@ def passport(audit: AuditReport, plan: MechanismPlan) -> PrivacyPassport:
     )
 
 
-def require_committed(ledger_file: Path, model: Trained) -> None:
+def require_committed(ledger_at: Path | str, model: Trained) -> None:
     """Let weights pass whose checkpoint the ledger knows as released.
 
     Raises:
         GateError: these weights are not what was paid for.
         LedgerError: the ledger does not hold.
     """
-    with Ledger.open(ledger_file, readonly=True) as ledger:
+    with Ledger.open(ledger_at, readonly=True) as ledger:
         known = {entry.artifact_sha256 for entry in ledger.entries() if isinstance(entry, Committed)}
     if model.sha256 not in known:
         raise GateError(

@@ -125,3 +125,21 @@ def test_weights_that_are_not_numbers_make_every_device_count_as_zero(node):
     asked = instruction(node, parameters=weights)
     reply = read_reply(ask(node, asked), asked)
     assert not any(torch.from_numpy(value).any() for value in reply.total.values())
+
+
+def test_a_device_beyond_its_cap_contributes_zero_and_the_reply_looks_the_same(node):
+    fresh = Node(node.examples, node.schema, CONFIG, 0)
+    asked = instruction(fresh, max_participations=2)
+    first, second, third = (read_reply(ask(fresh, asked), asked) for _ in range(3))
+    assert any(value.any() for value in first.total.values())
+    assert all(np.array_equal(first.total[name], second.total[name]) for name in first.total)
+    assert not any(value.any() for value in third.total.values())
+    assert third.devices == first.devices == len(asked.devices)
+
+
+def test_a_node_keeps_a_limit_of_its_own_whatever_it_is_asked(node):
+    strict = Node(node.examples, node.schema, CONFIG, 0, max_participations=1)
+    asked = instruction(strict, max_participations=None)
+    first, second = (read_reply(ask(strict, asked), asked) for _ in range(2))
+    assert any(value.any() for value in first.total.values())
+    assert not any(value.any() for value in second.total.values())

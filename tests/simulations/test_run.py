@@ -124,7 +124,7 @@ def test_an_interrupted_run_ends_like_one_that_was_not(straight, dataset, tmp_pa
     assert equal(resumed.parameters, straight[1].parameters)
     assert resumed.notes == ()
     found, expected = (audit(path / "ledger.db") for path in (tmp_path / "run", straight[0]))
-    assert (found.epsilon, found.entries) == (expected.epsilon, expected.entries)
+    assert (found.epsilon_outsider, found.entries) == (expected.epsilon_outsider, expected.entries)
     points = RunFolder(tmp_path / "run").points()
     assert [(point.record.round, point.epsilon) for point in points] == [
         (point.record.round, point.epsilon) for point in RunFolder(straight[0]).points()
@@ -139,10 +139,10 @@ class Crash(BaseException):
 def test_a_crash_before_the_commit_of_a_kept_round_costs_nothing(straight, dataset, tmp_path, monkeypatch, at):
     commit = Ledger.commit
 
-    def crash(self, reservation, artifact):
+    def crash(self, reservation, artifact, realised=None):
         if reservation.round == at:
             raise Crash
-        commit(self, reservation, artifact)
+        commit(self, reservation, artifact, realised)
 
     monkeypatch.setattr(Ledger, "commit", crash)
     with pytest.raises(Crash):
@@ -178,7 +178,7 @@ def test_a_crash_within_a_round_is_paid_for_and_the_run_ends_early_with_a_note(
     assert resumed.rounds == ROUNDS - 1
     assert any(f"round {at} was cut off" in note for note in resumed.notes)
     assert any(f"round {ROUNDS} of {ROUNDS} was not run" in note for note in resumed.notes)
-    assert before.epsilon <= found.epsilon <= 4.0
+    assert before.epsilon_outsider <= found.epsilon_outsider <= 4.0
     assert found.entries == {"COMMITTED": ROUNDS - 1, "RESERVED": 0, "SPENT_ON_CRASH": 1, "VOID": 0}
     require_committed(tmp_path / "run" / "ledger.db", resumed)
     last = RunFolder(straight[0]).checkpoints / f"round-{ROUNDS - 1:06d}.safetensors"
@@ -202,7 +202,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_its_round_is_not_repaid_
     assert [note for note in resumed.notes if "not what was written" in note]
     assert [note for note in resumed.notes if "was not run" in note]
     assert len(folder.points()) == ROUNDS - 1
-    assert audit(folder.ledger_file).rounds == ROUNDS
+    assert audit(folder.ledger).rounds == ROUNDS
 
 
 def test_without_any_readable_checkpoint_nothing_is_started(straight, dataset, tmp_path):
@@ -217,10 +217,10 @@ def test_without_any_readable_checkpoint_nothing_is_started(straight, dataset, t
 
 def test_without_its_ledger_a_run_is_not_continued_and_no_new_ledger_appears(straight, dataset, tmp_path):
     folder = damaged(straight[0], tmp_path / "run")
-    folder.ledger_file.unlink()
+    folder.ledger.unlink()
     with pytest.raises(LedgerError, match="no ledger"):
         go(folder.path, dataset)
-    assert not folder.ledger_file.exists()
+    assert not folder.ledger.exists()
 
 
 def test_a_ledger_that_was_rolled_back_is_refused_and_left_as_it_was_found(dataset, tmp_path):
@@ -245,7 +245,7 @@ def test_a_ledger_of_another_run_is_refused(straight, dataset, tmp_path):
     folder = damaged(straight[0], tmp_path / "run")
     other = RunFolder(tmp_path / "other")
     go(other.path, dataset)
-    shutil.copy(other.ledger_file, folder.ledger_file)
+    shutil.copy(other.ledger, folder.ledger)
     with pytest.raises(LedgerError, match="rewritten"):
         go(folder.path, dataset)
 
@@ -264,7 +264,7 @@ def test_a_budget_too_small_for_one_more_run_is_not_borrowed_from(straight, data
     shutil.rmtree(folder.checkpoints)
     with pytest.raises(BudgetError):
         go(folder.path, dataset)
-    assert audit(folder.ledger_file).rounds == ROUNDS
+    assert audit(folder.ledger).rounds == ROUNDS
 
 
 def test_a_delta_that_would_let_one_device_through_is_refused():
@@ -301,7 +301,7 @@ def test_a_killed_process_loses_at_most_the_round_it_was_in(dataset, tmp_path):
     assert before.entries["RESERVED"] in (0, 1)
     resumed = go(run, dataset, chosen)
     after, _ = folder.audit()
-    assert before.epsilon < after.epsilon <= 4.0
+    assert before.epsilon_outsider < after.epsilon_outsider <= 4.0
     assert after.entries["COMMITTED"] == resumed.rounds == 30 - after.entries["SPENT_ON_CRASH"]
     assert after.entries["SPENT_ON_CRASH"] in (0, 1)
     assert len(folder.points()) in (resumed.rounds, resumed.rounds - 1)
