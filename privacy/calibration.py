@@ -31,13 +31,19 @@ def rare_cap(sampling_rate: float, rounds: int) -> int:
     return max(1, min(rounds, int(binom.isf(SELDOM, rounds, sampling_rate))))
 
 
-def calibrated(plan: MechanismPlan, epsilon: float, besides: Mapping[Event, int] | None = None) -> MechanismPlan:
+def calibrated(
+    plan: MechanismPlan,
+    epsilon: float,
+    besides: Mapping[Event, int] | None = None,
+    charged: Callable[[MechanismPlan], Mapping[Event, int]] = MechanismPlan.charged,
+) -> MechanismPlan:
     """The plan with the least noise that keeps all its rounds within `epsilon`.
 
     Args:
         plan: everything but the noise multiplier, which is replaced.
         epsilon: budget, above 0.
         besides: what else the same budget pays for.
+        charged: what the plan costs with a given noise; by default all its rounds, once.
 
     Returns:
         A plan whose noise multiplier is in thousandths, rounded up; at least 0.1, below which noise protects nobody.
@@ -53,7 +59,7 @@ def calibrated(plan: MechanismPlan, epsilon: float, besides: Mapping[Event, int]
         return replace(plan, noise_multiplier=thousandths / 1000)
 
     def within(thousandths: int, grid: float) -> bool:
-        counts = others + Counter(noisy(thousandths).charged())
+        counts = others + Counter(charged(noisy(thousandths)))
         return accountant.published(counts, plan.delta, grid)[0] <= epsilon
 
     # Large-deviation guess, then a search on a cheap grid, then the published grid decides.

@@ -42,6 +42,7 @@ from sottovoce.privacy.chain import (
 )
 from sottovoce.privacy.errors import LedgerError
 from sottovoce.privacy.events import Event, NoiseKind, Purpose
+from sottovoce.privacy.planned import Cohorts, Settings
 from sottovoce.privacy.store import connect, reported
 
 Unit = Literal["device", "record"]
@@ -64,6 +65,10 @@ class Reservation:
     run_id: str
     round: int
     plan_hash: str
+
+    def covering(self, run_id: str, round: int, plan_hash: str) -> "Reservation":
+        """Permission for one round of a run that this reservation paid for as a whole."""
+        return Reservation(self.seq, self.hash, run_id, round, plan_hash)
 
 
 class Realised(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -309,10 +314,10 @@ class Ledger:
 
     def plan(
         self,
-        settings: dict[str, str | int | float | None],
+        settings: Settings,
         event: Event,
         rounds: int,
-        cohorts: Literal["secret", "visible"] = "secret",
+        cohorts: Cohorts = "secret",
         max_participations: int | None = None,
     ) -> None:
         """Write a plan down, unless it stands there already; `Planned` says what its fields mean.

@@ -5,7 +5,6 @@ accounted cannot differ from what was done.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Self, get_args
 
@@ -18,10 +17,10 @@ from sottovoce.privacy.clip import Clipper
 from sottovoce.privacy.errors import ConfigError
 from sottovoce.privacy.events import Event, Gaussian, NoiseKind, NonPrivate, Purpose
 from sottovoce.privacy.noise import Family, SumNoise
+from sottovoce.privacy.planned import Cohorts, Settings
 from sottovoce.privacy.sampling import EveryoneSampler, PoissonSampler, Sampler, TruncatedPoissonSampler
 
 Sampling = Literal["poisson", "truncated_poisson", "none"]
-Cohorts = Literal["secret", "visible"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,20 +147,20 @@ class MechanismPlan:
             count = min(count, self.max_participations)
         return {self.event(): count}
 
-    def settings(self) -> dict[str, str | int | float | None]:
+    def settings(self) -> Settings:
         """Every setting, as the ledger keeps it."""
-        told: dict[str, str | int | float | None] = msgspec.to_builtins(self)
+        told: Settings = msgspec.to_builtins(self)
         return told
 
     @classmethod
-    def read(cls, settings: Mapping[str, str | int | float | None]) -> Self:
+    def read(cls, settings: Settings) -> Self:
         """The plan with `settings`, as a ledger keeps it.
 
         Raises:
             ConfigError: a setting is missing, unknown or impossible.
         """
         try:
-            return msgspec.convert(dict(settings), cls)
+            return msgspec.convert(settings, cls)
         except msgspec.ValidationError as error:
             raise ConfigError(f"the ledger's plan cannot be read: {error}", "use the version that wrote it") from None
 
