@@ -41,7 +41,9 @@ def setting(found: Empirical) -> str:
         )
         if value is not None
     ]
-    told = f"<p><strong>{text(found.verdict)}</strong></p>" if found.verdict else ""
+    bad = any(not check.passed for check in found.checks) or any(map(violated, found.by_observer()))
+    tone = ' class="failed"' if bad else ""
+    told = f"<p{tone}><strong>{text(found.verdict)}</strong></p>" if found.verdict else ""
     return told + (f'<p class="note">Fixed beforehand: {text(", ".join(fixed))}.</p>' if fixed else "")
 
 
@@ -95,15 +97,20 @@ def bounds(made: list[Bound]) -> str:
         ]
         for bound in made
     ]
-    header = ["the attacker sees", "at least", "claimed", "where nothing is", "result", "power", "attack"]
+    header = ["the attacker sees", "at least", "claimed", "null test", "result", "power", "attack"]
     return table("Lower bounds on epsilon from canaries", header, rows, prose=(4, 5, 6))
+
+
+def violated(bound: Bound) -> bool:
+    """Whether more was found than is claimed."""
+    return bound.lower_bound is not None and bound.claimed is not None and bound.lower_bound > bound.claimed
 
 
 def compared(bound: Bound) -> str:
     """A lower bound against the claim."""
     if bound.lower_bound is None or bound.claimed is None:
         return "not compared"
-    return "VIOLATION: above the claim" if bound.lower_bound > bound.claimed else "no violation detected"
+    return "VIOLATION: above the claim" if violated(bound) else "no violation detected"
 
 
 def self_test(tested: SelfTest) -> str:
@@ -149,14 +156,18 @@ def assumptions(report: AuditReport) -> str:
 
 def hazards() -> str:
     """The checklist of known mistakes."""
-    rows = [[hazard.mistake, hazard.standing, hazard.how, hazard.file] for hazard in HAZARDS]
     count = sum(hazard.standing == "open" for hazard in HAZARDS)
-    shown = table("Known mistakes", ["mistake", "standing", "what stands in the way", "file"], rows, prose=(1, 2, 3))
+    listed = "".join(
+        f'<li><span class="{"failed" if hazard.standing == "open" else "passed"}">{hazard.standing}</span>'
+        f'<span>{text(hazard.mistake)}: <span class="note">{text(hazard.how)} ({text(hazard.file)})</span></span></li>'
+        for hazard in HAZARDS
+    )
     return (
         f"<section><h2>Hazards</h2><p>{len(HAZARDS)} known mistakes with differential privacy. Built in: the code "
         f"cannot do otherwise. Checked: found when it happens. Open: nothing in the code stops it ({count} of them)."
-        f'</p>{shown}<p class="note">The frame of this review is NIST SP 800-226, Guidelines for Evaluating '
-        "Differential Privacy Guarantees. The list is sottovoce's own and claims no conformity.</p></section>"
+        f'</p><ul class="gates">{listed}</ul><p class="note">The frame of this review is NIST SP 800-226, Guidelines '
+        "for Evaluating Differential Privacy Guarantees. The list is sottovoce's own and claims no conformity.</p>"
+        "</section>"
     )
 
 

@@ -53,11 +53,11 @@ def curves(report: AuditReport) -> str:
     charts = []
     for name, field in (("outsider", "epsilon_outsider"), ("cohorts known", "epsilon_known_cohort")):
         points = [(float(point.releases), getattr(point, field)) for point in report.curve]
-        series = Series("epsilon", [(x, y) for x, y in points if y is not None], 2)
+        series = Series("epsilon", [(x, y) for x, y in points if y is not None], 4)
         charts.append(line_chart(f"Epsilon after each release: {name}", [series], budget, zero=True, across="release"))
     for name, field in (("outsider", "epsilon_outsider"), ("cohorts known", "epsilon_known_cohort")):
         found = [(-math.log10(point.delta), getattr(point, field)) for point in report.by_delta if point.delta > 0]
-        series = Series("epsilon", sorted((x, y) for x, y in found if y is not None), 2)
+        series = Series("epsilon", sorted((x, y) for x, y in found if y is not None), 4)
         charts.append(line_chart(f"Epsilon at other deltas: {name}", [series], zero=True, across="delta", place=power))
     drawn = "".join(charts)
     if not drawn:

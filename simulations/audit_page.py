@@ -58,7 +58,8 @@ def audit_page(report: AuditReport, empirical_report: object, self_test: object,
         ]
     sections += [assumptions(report), hazards(), replay(report, about)]
     alarm = report.ledger_ok and not report.guarantee
-    body = f"{opening(report, about)}\n<main>{''.join(filter(None, sections))}</main>\n{closing(about, alarm)}"
+    main = f'<main class="numbered">{"".join(filter(None, sections))}</main>'
+    body = f"{opening(report, about)}\n{main}\n{closing(about, alarm)}"
     return page(f"Privacy audit: {about.run_name}", body, alarm)
 
 
@@ -166,7 +167,8 @@ def claim(report: AuditReport) -> str:
     exact = "".join(f"<li>{text(line)}</li>" for line in report.claims)
     return (
         f"<section><h2>{heading}</h2>{claim_sentences(report)}{covered(report)}{fallback}"
-        f"<h3>What that means for a person</h3><p>{meaning(report, report.epsilon, report.delta)}</p>"
+        f"<h3>What that {'means' if report.guarantee else 'would mean'} for a person</h3>"
+        f"<p>{meaning(report, report.epsilon, report.delta)}</p>"
         f"{verdict(report)}"
         f'<details><summary>The claims in the form other programs print them</summary><ul class="note">{exact}</ul>'
         "</details></section>"
@@ -193,7 +195,7 @@ def claim_sentences(report: AuditReport) -> str:
 
 def covered(report: AuditReport) -> str:
     """What gives the figure its meaning, one line each."""
-    made = ", ".join(f"{count:,} for {purpose}" for purpose, count in report.purposes.items())
+    made = ", ".join(f"{purpose} {count:,}" for purpose, count in report.purposes.items())
     unit, compared = UNITS[report.unit], ADJACENCIES[report.adjacency]
     facts = {
         "unit": unit,
@@ -251,8 +253,8 @@ def verdict(report: AuditReport) -> str:
     )
     budget = "no limit" if report.budget_epsilon is None else f"epsilon {significant(report.budget_epsilon)}"
     return (
-        f"<h3>The ledger</h3><p>Its {report.head.length:,} rows were read from the first to the last: each is as it was "
-        f"written, and the figures on this page were computed anew from them alone. Releases: {entries or 'none'}. "
+        f"<h3>The ledger</h3><p>Its {report.head.length:,} rows were read from the first to the last: each is as it "
+        f"was written, and the figures on this page were computed anew from them alone. Releases: {entries or 'none'}. "
         f"Budget of the campaign: {budget}. Plans: {report.plans:,}. Noise: {text(report.noise)}.</p>"
     )
 

@@ -14,6 +14,8 @@ body { margin: 0 auto; max-width: 1000px; padding: 0 20px 48px; background: var(
 header { padding-top: 28px; }
 h1 { margin: 0; font-size: 1.75rem; line-height: 1.2; letter-spacing: -.01em; }
 h2 { margin: 44px 0 12px; padding-top: 14px; border-top: 1px solid var(--rule); font-size: 1.2rem; line-height: 1.3; }
+.numbered { counter-reset: part; } .numbered section:not(.why) > h2::before { counter-increment: part;
+  content: counter(part) "\\2002"; color: var(--quiet); font-variant-numeric: tabular-nums; }
 p { margin: 8px 0; max-width: 68ch; }
 .quiet { margin: 4px 0 0; color: var(--quiet); }
 .note { color: var(--quiet); font-size: .85rem; }
@@ -32,7 +34,7 @@ p { margin: 8px 0; max-width: 68ch; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 20px 28px;
   align-items: start; }
 .pair > * { min-width: 0; }
-h3 { margin: 8px 0 0; line-height: 1.5; } ul + h3 { margin-top: 20px; }
+h3 { margin: 8px 0 0; line-height: 1.5; } ul + h3, p + h3, .facts + h3 { margin-top: 20px; }
 figure { margin: 8px 0 0; break-inside: avoid; }
 figcaption, caption, h3 { padding-bottom: 6px; font-weight: 600; font-size: .95rem; text-align: left; }
 svg { display: block; width: 100%; max-width: 520px; height: auto; }
@@ -54,7 +56,7 @@ th, td { padding: 6px 10px; border-bottom: 1px solid var(--rule); text-align: ri
 th:first-child { padding-left: 0; text-align: left; } td:last-child, th:last-child { padding-right: 2px; }
 tbody th { min-width: 8rem; font-weight: 400; white-space: normal; }
 thead th { color: var(--quiet); font-weight: 500; font-size: .85rem; }
-th.prose, td.prose { min-width: 12rem; text-align: left; white-space: normal; overflow-wrap: anywhere; }
+th.prose, td.prose { min-width: 8rem; text-align: left; white-space: normal; overflow-wrap: anywhere; }
 .strong th, .strong td { font-weight: 700; background: var(--wash); }
 .facts { display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; margin: 0;
   font-size: .93rem; }
@@ -76,7 +78,7 @@ footer { margin-top: 44px; padding-top: 14px; border-top: 1px solid var(--rule);
 @media print { :root { color-scheme: light; --paper: #fff; --ink: #000; --quiet: #444; --rule: #bbb; --faint: #ddd;
     --wash: #f4f4f4; --main: #1a4f94; --second: #a04a08; --bad: #a0101a; --good: #14602c; }
   body { max-width: none; padding: 0; font-size: 10.5pt; } .alarm { position: static; margin: 0; }
-  h2 { break-after: avoid; } pre { white-space: pre-wrap; } .scroll { overflow: visible; }
+  h2, h3 { break-after: avoid; } .gates li { break-inside: avoid; } pre { white-space: pre-wrap; } .scroll { overflow: visible; }
   .pair { grid-template-columns: 1fr 1fr; } svg text { font-size: 14px; } svg .quiet { font-size: 11.5px; }
   .tiles { grid-template-columns: repeat(auto-fit, minmax(105px, 1fr)); } @page { margin: 16mm 14mm; } }
 """
