@@ -43,7 +43,7 @@ class DeltaPoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):
-    """Epsilon if one assumption did not hold; None where no finite figure would be left."""
+    """Epsilon if one assumption did not hold, the first time as recorded; None where no finite figure would be left."""
 
     assumption: str
     epsilon: float | None

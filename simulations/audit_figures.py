@@ -145,17 +145,20 @@ def accountants(report: AuditReport) -> str:
 
 
 def sensitivity(report: AuditReport) -> str:
-    """What becomes of the headline when one assumption fails."""
+    """What becomes of epsilon when one assumption fails; the first case is the ledger as recorded."""
     if not report.sensitivity:
         return ""
-    base = report.epsilon
-    rows = [["as claimed", finite(base), ""]]
-    for case in report.sensitivity:
-        change = "" if case.epsilon is None or base is None else f"{case.epsilon - base:+.4f}"
-        rows.append([case.assumption, finite(case.epsilon), change])
-    shown = table(
-        f"Epsilon at delta {report.delta:g}" if report.delta else "Epsilon", ["if", "epsilon", "change"], rows
-    )
+    base = report.sensitivity[0].epsilon
+    rows = [
+        [
+            case.assumption,
+            finite(case.epsilon),
+            "" if not index or case.epsilon is None or base is None else f"{case.epsilon - base:+.4f}",
+        ]
+        for index, case in enumerate(report.sensitivity)
+    ]
+    caption = "Epsilon" if report.delta is None else f"Epsilon at delta {report.delta:g}"
+    shown = table(caption, ["if", "epsilon", "change"], rows, strong=0)
     note = "One assumption at a time. Two that fail together cost more than either."
     return f'<section><h2>If an assumption does not hold</h2>{shown}<p class="note">{note}</p></section>'
 

@@ -78,7 +78,8 @@ footer { margin-top: 44px; padding-top: 14px; border-top: 1px solid var(--rule);
 @media print { :root { color-scheme: light; --paper: #fff; --ink: #000; --quiet: #444; --rule: #bbb; --faint: #ddd;
     --wash: #f4f4f4; --main: #1a4f94; --second: #a04a08; --bad: #a0101a; --good: #14602c; }
   body { max-width: none; padding: 0; font-size: 10.5pt; } .alarm { position: static; margin: 0; }
-  h2, h3 { break-after: avoid; } .gates li { break-inside: avoid; } pre { white-space: pre-wrap; } .scroll { overflow: visible; }
+  h2, h3 { break-after: avoid; } .gates li { break-inside: avoid; } pre { white-space: pre-wrap; }
+  .scroll { overflow: visible; }
   .pair { grid-template-columns: 1fr 1fr; } svg text { font-size: 14px; } svg .quiet { font-size: 11.5px; }
   .tiles { grid-template-columns: repeat(auto-fit, minmax(105px, 1fr)); } @page { margin: 16mm 14mm; } }
 """
