@@ -5,10 +5,10 @@ from pathlib import Path
 import msgspec
 
 from sottovoce.models.atomic import write_atomically
-from sottovoce.privacy.errors import ConfigError, SottovoceError
+from sottovoce.privacy.errors import SottovoceError
 from sottovoce.simulations.audit_facts import About, AuditReport, audit_json
 from sottovoce.simulations.audit_page import audit_page
-from sottovoce.simulations.deployment_record import Publisher, deployment_record
+from sottovoce.simulations.deployment_record import Publisher, deployment_record, unregistrable
 from sottovoce.simulations.registry import to_yaml
 
 
@@ -49,14 +49,13 @@ def write_documents(
         publisher: None where nothing is known about the deployer.
 
     Raises:
+        ConfigError: something of `publisher` is not what the registry asks for; nothing was written.
         SottovoceError: the folder cannot be written, or the empirical part cannot be read.
     """
     known = publisher or Publisher()
     page = audit_page(report, empirical, self_test, about)
-    try:
-        record, why = to_yaml(deployment_record(report, about, known), known.unstated()), ""
-    except ConfigError as error:
-        record, why = None, error.what
+    why = unregistrable(report)
+    record = None if why else to_yaml(deployment_record(report, about, known), known.unstated())
     file = folder / "deployment.yaml"
     try:
         write_atomically(folder / "audit.html", page.encode())

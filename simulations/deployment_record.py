@@ -6,7 +6,7 @@ record and at the top of the file.
 """
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import msgspec
@@ -64,6 +64,17 @@ class Publisher(msgspec.Struct, frozen=True, kw_only=True):
         ]
 
 
+def unregistrable(report: AuditReport) -> str:
+    """Why there is nothing to register; empty where there is."""
+    if not report.ledger_ok:
+        return "the ledger does not hold"
+    if not report.rounds or not report.period or report.delta is None or report.population is None:
+        return "nothing has been released"
+    if report.unit != "device":
+        return "the figure protects single records, not devices"
+    return "" if report.guarantee and report.epsilon else "the run has no guarantee"
+
+
 def deployment_record(report: AuditReport, about: About, publisher: Publisher | None = None) -> dict[str, Any]:
     """The record, valid by `registry.validate`; its fields stand in the registry's order.
 
@@ -73,22 +84,17 @@ def deployment_record(report: AuditReport, about: About, publisher: Publisher | 
         publisher: None where nothing is known about the deployer.
 
     Raises:
-        ConfigError: there is nothing that may be registered: a broken ledger, no release, or no guarantee; or something
-            of `publisher` is not what the registry asks for.
+        ConfigError: `unregistrable`, or something of `publisher` is not what the registry asks for.
     """
-    if not report.ledger_ok:
-        raise ConfigError("the ledger does not hold: there is nothing to register", "restore it from a copy")
-    epsilon, delta, population = report.epsilon, report.delta, report.population
-    if not report.rounds or not report.period or delta is None or population is None:
-        raise ConfigError("nothing has been released: there is nothing to register", "finish the run first")
-    if report.unit != "device":
-        raise ConfigError("a record-level figure is no deployment's", "register the device-level campaign")
-    if not report.guarantee or not epsilon:
-        raise ConfigError(
-            "a run without guarantee is not registered as a deployment", "use secure noise and a finite budget"
-        )
+    if why := unregistrable(report):
+        raise ConfigError(f"nothing to register: {why}", "see audit.html")
+    epsilon, delta, population = report.epsilon or 0.0, report.delta or 0.0, report.population or 0
     known = publisher or Publisher()
     day = known.published or datetime.fromisoformat(report.period[0]).astimezone(UTC).date().isoformat()
+    try:
+        date.fromisoformat(day)
+    except ValueError as error:
+        raise ConfigError(f"publication date {day!r}: {error}", "give it as YYYY-MM-DD") from error
     name = f"Ranking model {_line(about.run_name)}"
     record = Record(
         url_slug=re.sub(r"[^a-z0-9]+", "-", f"{name} {known.name} {day[:4]}".lower()).strip("-"),
@@ -140,8 +146,8 @@ def _loss(report: AuditReport, epsilon: float, delta: float, population: int) ->
     return PrivacyLoss(
         privacy_unit="Device-level",
         privacy_unit_details=(
-            f"The unit is one device with everything it ever contributed. Two data sets are adjacent when {neighbours[report.adjacency]}. A person "
-            "with several devices is several units."
+            "The unit is one device with everything it ever contributed. Two data sets are adjacent when "
+            f"{neighbours[report.adjacency]}. A person with several devices is several units."
         ),
         number_of_privacy_units=population,
         privacy_parameters=PrivacyParameters(epsilon=epsilon, delta=delta),
@@ -245,5 +251,5 @@ def _line(words: str) -> str:
 
 
 def _bullets(*lines: str) -> str:
-    """A list in Markdown; empty lines are left out."""
+    """A list in Markdown without its empty lines."""
     return "".join(f"- {_line(line)}\n" for line in lines if line) or NOT_STATED

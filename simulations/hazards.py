@@ -58,7 +58,7 @@ HAZARDS = (
         "client/message.py",
     ),
     Hazard(
-        "NaN, infinity, zero updates, empty cohorts",
+        "updates that are not finite, zero updates, empty cohorts",
         "built in",
         "such an update counts as zero, and noise is added to whatever sum remains",
         "privacy/noise.py",

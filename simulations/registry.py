@@ -63,7 +63,10 @@ class Basic(_Form, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Refuse a day that is not in the calendar."""
-        date.fromisoformat(self.publication_date)
+        try:
+            date.fromisoformat(self.publication_date)
+        except ValueError as error:
+            raise ValueError(f"publication_date {self.publication_date}: {error}") from None
 
 
 class DpVariant(_Form, frozen=True, kw_only=True):
