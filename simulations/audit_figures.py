@@ -2,7 +2,7 @@
 
 import math
 
-from sottovoce.simulations.audit_facts import AuditReport, Observed
+from sottovoce.simulations.audit_facts import AuditReport
 from sottovoce.simulations.charts import Level, Series, line_chart
 from sottovoce.simulations.markup import at_most, number, significant, table, text
 
@@ -176,7 +176,11 @@ def realised(report: AuditReport) -> str:
             f"Plan {facts.plan_hash[:12]}: {facts.rounds:,} rounds counted",
             ["", "planned", "counted"],
             [
-                ["devices enrolled", f"{facts.population_planned:,}", span(facts)],
+                [
+                    "devices enrolled",
+                    f"{facts.population_planned:,}",
+                    span(facts.population_least, facts.population_most),
+                ],
                 ["sampling rate", rate(facts.sampling_rate_planned), rate(facts.sampling_rate_observed)],
                 ["sampling rate, upper confidence bound", "", rate(facts.sampling_rate_upper)],
                 ["rounds of the busiest device", f"at most {report.max_participations:,}", f"{facts.busiest_device:,}"],
@@ -190,9 +194,8 @@ def realised(report: AuditReport) -> str:
     return f'<section><h2>Planned and counted</h2>{told}{tables}<p class="note">{note}</p></section>'
 
 
-def span(facts: Observed) -> str:
+def span(least: int, most: int) -> str:
     """Devices enrolled, least to most."""
-    least, most = facts.population_least, facts.population_most
     return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
