@@ -3,7 +3,7 @@
 import math
 from datetime import UTC, datetime
 
-from sottovoce.simulations.audit_facts import AuditReport
+from sottovoce.privacy.audit import AuditReport
 from sottovoce.simulations.markup import at_most, significant, text
 
 OBSERVERS = {

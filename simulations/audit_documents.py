@@ -5,8 +5,9 @@ from pathlib import Path
 import msgspec
 
 from sottovoce.models.atomic import write_atomically
+from sottovoce.privacy.audit import AuditReport
 from sottovoce.privacy.errors import SottovoceError
-from sottovoce.simulations.audit_facts import About, AuditReport, audit_json
+from sottovoce.simulations.audit_facts import About, audit_json
 from sottovoce.simulations.audit_page import audit_page
 from sottovoce.simulations.deployment_record import Publisher, deployment_record, unregistrable
 from sottovoce.simulations.registry import to_yaml

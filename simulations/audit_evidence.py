@@ -1,6 +1,7 @@
 """What supports the figures of an audit and what does not: experiments, assumptions, hazards, and how to repeat it."""
 
-from sottovoce.simulations.audit_facts import About, AuditReport, Bound, Check, Empirical, SelfTest
+from sottovoce.privacy.audit import AuditReport
+from sottovoce.simulations.audit_facts import About, Bound, Check, Empirical, SelfTest
 from sottovoce.simulations.hazards import HAZARDS
 from sottovoce.simulations.markup import number, significant, table, text
 

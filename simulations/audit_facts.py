@@ -4,102 +4,12 @@ The audit of the ledger is a value of a known shape. The empirical part is taken
 below is shown, anything else is kept in `audit.json` and passed over elsewhere.
 """
 
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import msgspec
 
-from sottovoce.privacy.chain import Head
-from sottovoce.privacy.claim import Observer
+from sottovoce.privacy.audit import AuditReport
 from sottovoce.privacy.errors import SottovoceError
-from sottovoce.privacy.events import NoiseKind
-
-
-class Spend(msgspec.Struct, frozen=True, kw_only=True):
-    """Releases of one plan for one purpose; `epsilon_alone` is None where there is no finite figure."""
-
-    purpose: str
-    querier: str
-    mechanism: str
-    plan_hash: str
-    count: int
-    epsilon_alone: float | None
-    max_participations: int | None
-
-
-class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
-    """Epsilon after a number of releases, against both observers."""
-
-    releases: int
-    epsilon_outsider: float | None
-    epsilon_known_cohort: float | None
-
-
-class DeltaPoint(msgspec.Struct, frozen=True, kw_only=True):
-    """Epsilon of everything, at another delta."""
-
-    delta: float
-    epsilon_outsider: float | None
-    epsilon_known_cohort: float | None
-
-
-class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):
-    """Epsilon if one assumption did not hold, the first time as recorded; None where no finite figure would be left."""
-
-    assumption: str
-    epsilon: float | None
-
-
-class Observed(msgspec.Struct, frozen=True, kw_only=True):
-    """Rounds of one plan as they really were, held against the plan."""
-
-    plan_hash: str
-    rounds: int
-    population_planned: int
-    population_least: int
-    population_most: int
-    sampling_rate_planned: float
-    sampling_rate_observed: float
-    sampling_rate_upper: float
-    busiest_device: int
-    alarms: list[str]
-
-
-class AuditReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The audit of the ledger with everything its documents show."""
-
-    epsilon: float | None
-    delta: float | None
-    unit: Literal["device", "record"] = "device"
-    adjacency: Literal["zero_out", "add_remove"] = "zero_out"
-    observer: Observer
-    accountant: str
-    private: bool
-    guarantee: bool
-    rounds: int
-    ledger_ok: bool
-    fallback: list[str]
-    epsilon_outsider: float | None
-    epsilon_known_cohort: float | None
-    max_participations: int
-    rho: float | None
-    noise: NoiseKind
-    population: int | None
-    purposes: dict[str, int]
-    entries: dict[str, int]
-    cross_check: dict[str, float | None]
-    head: Head
-    budget_epsilon: float | None
-    adaptive: bool
-    plans: int
-    releases: list[Spend]
-    curve: list[CurvePoint]
-    by_delta: list[DeltaPoint]
-    sensitivity: list[Sensitivity]
-    realised: list[Observed]
-    period: list[str]
-    claims: list[str]
-    findings: list[str]
-    assumptions: list[str]
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 import math
 
-from sottovoce.simulations.audit_facts import AuditReport
+from sottovoce.privacy.audit import AuditReport
 from sottovoce.simulations.charts import Level, Series, line_chart
 from sottovoce.simulations.markup import at_most, number, significant, table, text
 

@@ -5,9 +5,10 @@ what other accountants say, what becomes of the figure when an assumption fails,
 code enforces. A ledger that does not hold proves nothing: the page then states no epsilon at all.
 """
 
+from sottovoce.privacy.audit import AuditReport
 from sottovoce.simulations.audit_claim import claim, period
 from sottovoce.simulations.audit_evidence import assumptions, empirical, hazards, replay
-from sottovoce.simulations.audit_facts import About, AuditReport, empirical_part, self_test_part
+from sottovoce.simulations.audit_facts import About, empirical_part, self_test_part
 from sottovoce.simulations.audit_figures import accountants, curves, realised, releases, sensitivity
 from sottovoce.simulations.markup import at_most, text
 from sottovoce.simulations.page import ALARM, page

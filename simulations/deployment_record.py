@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 
+from sottovoce.privacy.audit import AuditReport
 from sottovoce.privacy.errors import ConfigError
-from sottovoce.simulations.audit_facts import About, AuditReport
+from sottovoce.simulations.audit_facts import About
 from sottovoce.simulations.markup import at_most
 from sottovoce.simulations.registry import (
     Administrative,

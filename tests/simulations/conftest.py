@@ -4,17 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from sottovoce.privacy.audit import AuditReport
 from sottovoce.privacy.chain import Head
 from sottovoce.privacy.errors import DataError
-from sottovoce.simulations.audit_facts import (
-    About,
-    AuditReport,
-    CurvePoint,
-    DeltaPoint,
-    Observed,
-    Sensitivity,
-    Spend,
-)
+from sottovoce.privacy.realised import Observed
+from sottovoce.privacy.spending import CurvePoint, DeltaPoint, Sensitivity, Spend
+from sottovoce.simulations.audit_facts import About
 from sottovoce.simulations.dataset import locate
 
 

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sottovoce.privacy.errors import SottovoceError
+from sottovoce.privacy.realised import Observed
+from sottovoce.privacy.spending import Sensitivity, Spend
 from sottovoce.simulations.audit_claim import meaning
 from sottovoce.simulations.audit_documents import write_documents
-from sottovoce.simulations.audit_facts import About, Observed, SelfTest, Sensitivity, Spend, audit_json
+from sottovoce.simulations.audit_facts import About, SelfTest, audit_json
 from sottovoce.simulations.audit_page import audit_page
 from sottovoce.simulations.hazards import HAZARDS
 from sottovoce.simulations.markup import at_most
