@@ -107,11 +107,12 @@ def meaning(report: AuditReport, epsilon: float, delta: float) -> str:
         else ("one record of a person", "had that record not been there")
     )
     times = math.exp(min(epsilon, 50.0))
-    factor = "more than a million" if times > 1e6 else at_most(times, 2 if times < 10 else 1 if times < 1000 else 0)
+    decimals = 2 if times < 10 else 1 if times < 1000 else 0
+    factor = "perhaps more than a million" if times > 1e6 else f"at most {at_most(times, decimals)}"
     later = SURE * times / (1 - SURE + SURE * times)
     sure = f"at most {math.ceil(100 * later - 1e-9):.0f} % sure" if later <= 0.99 else "all but certain"
     return (
-        f"Whatever somebody concludes about {about} from all that was released, that conclusion is at most {factor} "
+        f"Whatever somebody concludes about {about} from all that was released, that conclusion is {factor} "
         f"times as likely as it would have been {absent}, plus one chance in {math.floor(1 / delta + 1e-6):,}. That "
         f"chance aside, whoever was {100 * SURE:.0f} % sure of something before can, because of these data, be {sure} "
         "of it afterwards."

@@ -77,13 +77,13 @@ HAZARDS = (
     ),
     Hazard(
         "the same noise twice, after a resume for instance",
-        "checked",
+        "built in",
         "secure noise has no seed to repeat; every release takes fresh bits",
         "privacy/entropy.py",
     ),
     Hazard(
         "low-order bits of floating-point noise give the sum away",
-        "checked",
+        "built in",
         "four draws for each number, and sum and noise are rounded together to a public grid",
         "privacy/noise.py",
     ),
@@ -108,8 +108,8 @@ HAZARDS = (
     Hazard(
         "tuning runs forgotten",
         "open",
-        "a run counts only in the campaign it was entered in; earlier runs elsewhere cannot be seen",
-        "privacy/budget.py",
+        "runs of one campaign share its ledger, tuning included; runs made elsewhere cannot be seen",
+        "privacy/ledger.py",
     ),
     Hazard(
         "a restart that forgets what was spent",
@@ -132,8 +132,8 @@ HAZARDS = (
     Hazard(
         "settings chosen from earlier releases, accounted as if fixed",
         "checked",
-        "a ledger with more than one plan, or with settings that adapt, says so in its findings",
-        "privacy/audit.py",
+        "what was not planned before the first release is judged by a Renyi filter, and the audit says so",
+        "privacy/filter.py",
     ),
     Hazard(
         "an adaptive clip norm with the wrong sign or without its cost",
@@ -162,7 +162,7 @@ HAZARDS = (
     Hazard(
         "one person with several devices",
         "open",
-        "the unit is a device; a person with three has about three times the epsilon",
+        "the unit is a device; a person with several is protected less than the figure says",
         "docs/threat-model.md",
     ),
     Hazard(
