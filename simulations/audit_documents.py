@@ -9,7 +9,8 @@ from sottovoce.privacy.audit import AuditReport
 from sottovoce.privacy.errors import SottovoceError
 from sottovoce.simulations.audit_facts import About, audit_json
 from sottovoce.simulations.audit_page import audit_page
-from sottovoce.simulations.deployment_record import Publisher, deployment_record, unregistrable
+from sottovoce.simulations.deployment_record import deployment_record, unregistrable
+from sottovoce.simulations.publisher import Publisher
 from sottovoce.simulations.registry import to_yaml
 
 

@@ -14,12 +14,12 @@ import msgspec
 from sottovoce.privacy.audit import AuditReport
 from sottovoce.privacy.errors import ConfigError
 from sottovoce.simulations.audit_facts import About
-from sottovoce.simulations.markup import at_most
+from sottovoce.simulations.markup import REPLACEMENT, at_most, visible
+from sottovoce.simulations.publisher import NOT_STATED, Publisher
 from sottovoce.simulations.registry import (
     Administrative,
     Basic,
     Curator,
-    CuratorType,
     Deployment,
     DeploymentModel,
     DpVariant,
@@ -29,40 +29,6 @@ from sottovoce.simulations.registry import (
     Record,
     validate,
 )
-
-NOT_STATED = "not stated"
-
-
-class Publisher(msgspec.Struct, frozen=True, kw_only=True):
-    """What only people know.
-
-    Attributes:
-        name: of the deployer.
-        kind: of organisation; the registry has no word for an unknown one.
-        region: whose data, or whose law.
-        authors: who files the record.
-        published: YYYY-MM-DD; None for the day of the first release, when the model was made.
-    """
-
-    name: str = NOT_STATED
-    kind: CuratorType | None = None
-    region: str = NOT_STATED
-    authors: tuple[str, ...] = (NOT_STATED,)
-    published: str | None = None
-
-    def unstated(self) -> list[str]:
-        """Fields of the record for which nothing was given, each with what stands there instead."""
-        return [
-            told
-            for told, missing in (
-                ("data_curator_name: not stated", self.name == NOT_STATED),
-                ("data_curator_type: the form has no word for unknown, Industry stands there", self.kind is None),
-                ("data_product_region: not stated", self.region == NOT_STATED),
-                ("publication_date: the day of the first release in the ledger", self.published is None),
-                ("registry_authors: not stated", NOT_STATED in self.authors),
-            )
-            if missing
-        ]
 
 
 def unregistrable(report: AuditReport) -> str:
@@ -95,28 +61,32 @@ def deployment_record(report: AuditReport, about: About, publisher: Publisher | 
     try:
         date.fromisoformat(day)
     except ValueError as error:
-        raise ConfigError(f"publication date {day!r}: {error}", "give it as YYYY-MM-DD") from error
+        raise ConfigError(f"publication date: {error}", "give it as YYYY-MM-DD") from error
     name = f"Ranking model {_line(about.run_name)}"
     record = Record(
         url_slug=re.sub(r"[^a-z0-9]+", "-", f"{name} {known.name} {day[:4]}".lower()).strip("-"),
         deployment=Deployment(
             basic=Basic(
                 name=name,
-                data_curators=[Curator(data_curator_name=known.name, data_curator_type=known.kind or "Industry")],
+                data_curators=[
+                    Curator(data_curator_name=_clean(known.name), data_curator_type=known.kind or "Industry")
+                ],
                 description=(
                     "A model that ranks ads and recommendations on the device. It was trained across "
                     f"{population:,} devices on {_line(about.data_name)} (licence: {_line(about.licence)})."
                 ),
                 intended_use="Choosing ads and recommendations on the device that shows them.",
                 data_product_type="Machine learning model" if "train" in report.purposes else "Summary statistics",
-                data_product_region=known.region,
+                data_product_region=_clean(known.region),
                 publication_date=day,
             ),
             dp_variant=_variant(about, population),
             privacy_loss=_loss(report, epsilon, delta, population),
             deployment_model=_model(report, about),
             implementation=_implementation(report, about, known),
-            administrative=Administrative(status="Draft", registry_authors=list(known.authors), tier=3),
+            administrative=Administrative(
+                status="Draft", registry_authors=[_clean(author) for author in known.authors], tier=3
+            ),
         ),
     )
     made: dict[str, Any] = msgspec.to_builtins(record)
@@ -246,9 +216,13 @@ def _implementation(report: AuditReport, about: About, known: Publisher) -> Impl
     )
 
 
+def _clean(words: str) -> str:
+    """Foreign text on one line; what could hide or reorder its neighbours is made visible."""
+    return "".join(c if visible(c) else REPLACEMENT for c in " ".join(words.split()))
+
+
 def _line(words: str) -> str:
-    """Foreign text on one line."""
-    return " ".join(words.split()) or NOT_STATED
+    return _clean(words) or NOT_STATED
 
 
 def _bullets(*lines: str) -> str:

@@ -4,11 +4,13 @@ from pathlib import Path
 import msgspec
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sottovoce.privacy.errors import ConfigError
-from sottovoce.simulations.deployment_record import NOT_STATED, Publisher, deployment_record, unregistrable
+from sottovoce.simulations.audit_facts import About
+from sottovoce.simulations.deployment_record import deployment_record, unregistrable
+from sottovoce.simulations.publisher import NOT_STATED, Publisher
 from sottovoce.simulations.registry import Record, to_yaml, validate
 
 KNOWN = Publisher(
@@ -175,13 +177,14 @@ def test_a_deployer_the_registry_would_refuse_is_refused_here(audited, about, ch
     assert "\n" not in caught.value.what
 
 
-@given(st.text(max_size=30))
+@given(st.text(st.characters(), max_size=30))
+@example("a\x85b\u2028c\ufeff\ud800\u202e\x00- d: |")
 def test_any_name_makes_a_record_that_yaml_reads_back(string):
-    from sottovoce.simulations.audit_facts import About
-
     about = About(run_name=string, data_name=string, licence=string, commands={"replay": string})
-    made = deployment_record(SAMPLE.report, about, msgspec.structs.replace(KNOWN, name=string or "x"))
-    assert yaml.safe_load(to_yaml(made)) == made
+    made = deployment_record(
+        SAMPLE.report, about, msgspec.structs.replace(KNOWN, name=f"x{string}", region=f"x{string}")
+    )
+    assert yaml.safe_load(to_yaml(made).encode()) == made
 
 
 class SAMPLE:
