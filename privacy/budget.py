@@ -75,8 +75,9 @@ class Budget:
     def register(self, *plans: Plan) -> None:
         """Verify that whole plans fit together into what is left, and write them down; opens the campaign if need be.
 
-        Plans that stand in the ledger already are not verified again. Register everything that a campaign will release
-        before its first release: what is planned later counts as chosen after seeing results, and costs more.
+        Until the first release, plans are verified together with those that were registered before; those that stand in
+        the ledger already are not verified again. Register everything that a campaign will release before its first
+        release: what is planned later counts as chosen after seeing results, and costs more.
 
         Raises:
             BudgetError: together they would overspend; nothing was written.
@@ -88,9 +89,11 @@ class Budget:
         with self._ledger.exclusive() as book:
             self.open(plans[0].population, *plans)
             new = [plan for plan in plans if plan.digest() not in book.plans]
+            charge: Counter[Event] = sum((Counter(plan.charged()) for plan in new), Counter())
+            if not book.releases:
+                charge += book.fixed
             for plan in plans:
                 self._write(plan)
-            charge: Counter[Event] = sum((Counter(plan.charged()) for plan in new), Counter())
             refused = next(self._refusals(book, charge, {"": 1}), None) if new else None
             if refused:
                 raise BudgetError(

@@ -97,7 +97,7 @@ def test_a_selection_of_runs_can_be_calibrated_to_a_budget():
 
 @pytest.mark.parametrize(("mean", "shape"), [(1.0, 0.0), (math.inf, 0.0), (5.0, -0.1), (5.0, math.inf), (5.0, 1e-9)])
 def test_selections_without_an_account_are_refused(mean, shape):
-    with pytest.raises(ValueError, match="mean > 1|shape"):
+    with pytest.raises(ValueError, match=r"mean > 1|shape"):
         SelectionPlan(RUN, mean, shape)
 
 
