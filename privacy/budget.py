@@ -16,7 +16,7 @@ from sottovoce.privacy.book import Book
 from sottovoce.privacy.claim import DeviceClaim
 from sottovoce.privacy.errors import BudgetError, ConfigError
 from sottovoce.privacy.events import MICRO, Event, NoiseKind, NonPrivate
-from sottovoce.privacy.filter import Filter, spent_epsilon
+from sottovoce.privacy.filter import Filter, fixed_beforehand, spent_epsilon
 from sottovoce.privacy.ledger import Ledger, Realised, Reservation
 from sottovoce.privacy.planned import Plan
 
@@ -137,7 +137,7 @@ class Budget:
             raise ValueError("a plan with noise needs secure or seeded noise")
         book, event, plan_hash = self._ledger.book(), plan.event(), plan.digest()
         self._same_campaign(book, plan)
-        if not book.adaptive:
+        if fixed_beforehand(book):
             # Whatever is slow is computed here once and remembered, so that nobody waits for it at the lock.
             self._filters[""].allows(book.spent, event, plan.rounds)
         ahead = {"": plan.rounds, f"purpose:{plan.purpose}": plan.rounds}
@@ -190,7 +190,7 @@ class Budget:
         Raises:
             BudgetError: a filter is needed, but none was declared when the campaign was opened.
         """
-        if book.spent + charge <= book.fixed or math.isinf(self.epsilon):
+        if math.isinf(self.epsilon) or fixed_beforehand(book, charge):
             return None
         order = book.campaign.filter_order if book.campaign else None
         if order is None:

@@ -15,7 +15,6 @@ from sottovoce.privacy.ledger import Realised, Reservation
 from sottovoce.privacy.plan import MechanismPlan
 from sottovoce.privacy.planned import Cohorts, Settings
 
-
 LEAST_SHAPE = 0.01
 
 

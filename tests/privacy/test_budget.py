@@ -12,7 +12,7 @@ from sottovoce.privacy.accountant import epsilon_pld
 from sottovoce.privacy.budget import Budget
 from sottovoce.privacy.errors import BudgetError, ConfigError
 from sottovoce.privacy.events import NonPrivate, Pure
-from sottovoce.privacy.filter import Filter
+from sottovoce.privacy.filter import Filter, fixed_beforehand
 from sottovoce.privacy.ledger import Ledger
 from sottovoce.privacy.plan import MechanismPlan
 from sottovoce.privacy.renyi import epsilon_at_order, epsilon_rdp
@@ -77,19 +77,30 @@ def test_a_plan_that_fits_is_admitted_whole_and_may_stop_early(ledger):
 
 
 def test_two_plans_interleaved_share_one_budget(ledger):
-    quiet = replace(PLAN, noise_multiplier=2.0, purpose="metric")
-    both = {PLAN.event(): 15, quiet.event(): 15}
+    loud = replace(PLAN, rounds=15)
+    quiet = replace(PLAN, noise_multiplier=2.0, purpose="metric", rounds=15)
+    both = {loud.event(): 15, quiet.event(): 15}
     budget = Budget(epsilon_pld(both, 1e-5), 1e-5, ledger)
-    ledger.open_campaign(budget.epsilon, 1e-5, PLAN.population)
-    for plan in (PLAN, quiet):
-        ledger.plan(plan.settings(), plan.event(), plan.rounds)
+    budget.register(loud, quiet)
     for round in range(30):
-        budget.reserve((PLAN, quiet)[round % 2], "run", round, "secure")
+        budget.reserve((loud, quiet)[round % 2], "run", round, "secure")
     assert budget.spent().epsilon == budget.epsilon
-    for plan in (PLAN, quiet):
+    for plan in (loud, quiet):
         with pytest.raises(BudgetError):
             budget.reserve(plan, "run", 30, "secure")
     assert dict(ledger.book().spent) == both
+
+
+def test_choosing_along_the_way_among_plans_that_do_not_fit_together_is_adaptive(ledger):
+    quiet = replace(PLAN, noise_multiplier=2.0, purpose="metric")
+    budget = Budget(pld(30), 1e-5, ledger)
+    ledger.open_campaign(budget.epsilon, 1e-5, PLAN.population, filter_order=8.0)
+    for plan in (PLAN, quiet):
+        ledger.plan(plan.settings(), plan.event(), plan.rounds)
+    budget.reserve(PLAN, "run", 0, "secure")
+    assert fixed_beforehand(ledger.book())
+    with pytest.raises(BudgetError, match="judged at order 8"):
+        budget.reserve(quiet, "run", 1, "secure")
 
 
 def test_a_crash_spends_and_a_void_gives_back(ledger, path):
@@ -246,7 +257,7 @@ def test_what_was_not_planned_before_the_first_release_is_judged_by_a_filter_of_
         spent += 1
     assert 0 < spent < 1000
     assert spend(budget, late, "late") == spent
-    assert ledger.book().adaptive
+    assert not fixed_beforehand(ledger.book())
     assert budget.spent().epsilon == 2.0  # a filter promises its limit, not where it happened to stop
     # PLD would have let more pass, which an adaptive choice could have abused.
     assert epsilon_pld({PLAN.event(): 10, late.event(): spent + 1}, 1e-5) < 2.0
@@ -256,9 +267,9 @@ def test_more_rounds_than_planned_are_not_planned(ledger):
     budget = Budget(4.0, 1e-5, ledger)
     budget.register(PLAN)
     assert spend(budget, limit=50) == 50
-    assert not ledger.book().adaptive
+    assert fixed_beforehand(ledger.book())
     budget.reserve(PLAN, "run", 51, "secure")
-    assert ledger.book().adaptive
+    assert not fixed_beforehand(ledger.book())
 
 
 def test_a_campaign_without_a_filter_refuses_what_was_not_planned(ledger):
@@ -276,7 +287,7 @@ def test_a_void_first_release_still_was_the_first(ledger):
     ledger.void(budget.reserve(PLAN, "run", 1, "secure"), "nobody was contacted")
     late = replace(PLAN, noise_multiplier=3.0)
     budget.reserve(late, "run", 2, "secure")
-    assert ledger.book().adaptive
+    assert not fixed_beforehand(ledger.book())
 
 
 # Shares
