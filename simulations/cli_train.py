@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from sottovoce.privacy.audit import AuditReport
 from sottovoce.privacy.audit import audit as audit_ledger
 from sottovoce.privacy.errors import DataError, LedgerError, SottovoceError
+from sottovoce.simulations.cli_audit import audit_self_test
 from sottovoce.simulations.cli_options import PATH, as_json, data_dir, print_json, torch_threads
 from sottovoce.simulations.dataset import Dataset
 from sottovoce.simulations.experiment import Experiment, compose, parse_override
@@ -215,14 +216,20 @@ def evaluate(run: Path, file: Path | None, data_dir: Path | None, json_output: b
 
 
 @click.command()
-@click.argument("run", type=PATH)
+@click.argument("run", type=PATH, required=False)
+@click.option("--self-test", is_flag=True, help="Audit broken and sound mechanisms instead of a run: about a minute.")
 @as_json
-def audit(run: Path, json_output: bool) -> None:
+def audit(run: Path | None, self_test: bool, json_output: bool) -> None:
     """Recompute what a run's ledger spent; exits with 1 when the ledger does not hold.
 
     RUN is a run folder or a ledger file. A folder's newest checkpoint must be in its ledger: a ledger that was rolled
     back is found.
     """
+    if self_test:
+        audit_self_test(json_output)
+        return
+    if run is None:
+        raise click.UsageError("name a RUN, or give --self-test")
     report, extra = _audited(run)
     if json_output:
         print_json(report)
