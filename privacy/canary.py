@@ -1,9 +1,9 @@
 """How much did the run leak at least? Lower bounds on epsilon from a game with canary devices.
 
 Each canary is put into the data by a fair coin, and a guesser who sees what an observer sees says which are in. If it
-is right more often than the claimed privacy allows, the claim is false. All bounds hold at a confidence fixed before the
-game; none says that a mechanism is private. They are far below the truth even for an optimal guesser: a run that leaks
-nothing visible here may still leak.
+is right more often than the claimed privacy allows, the claim is false. All bounds hold at a confidence fixed before
+the game; none says that a mechanism is private. They are far below the truth even for an optimal guesser: a run that
+leaks nothing visible here may still leak.
 
 ===========================  =========================================================================
 function                     holds for
@@ -180,13 +180,15 @@ def counted(scores: Scores, included: Coins, delta: float, significance: float) 
 def fitted(scores: Scores, included: Coins, delta: float) -> float:
     """ESTIMATE, no bound: epsilon between the Gaussians fitted to the scores of canaries in and out.
 
+    It tends to be too large: two fitted spreads that differ by chance look like a leak.
+
     Args:
         scores: (canaries,) a score that is near Gaussian on either side.
         included: (canaries,) the coins.
         delta: at which epsilon is read.
 
     Returns:
-        Epsilon; `inf` when a side has no spread at all.
+        Epsilon; `inf` when a side has no spread at all, or above `HIGHEST`.
 
     Source: Andrew et al. 2023, arXiv:2302.03098, section 3.
     """
@@ -207,7 +209,8 @@ def fitted(scores: Scores, included: Coins, delta: float) -> float:
         gaps = [np.exp(a) * np.maximum(0.0, -np.expm1(epsilon + b - a)) for a, b in ((first, second), (second, first))]
         return max(float(gap.sum() * width) for gap in gaps) > delta
 
-    return _largest(over)
+    found = _largest(over)
+    return found if found < HIGHEST - 1e-3 else math.inf
 
 
 def _largest(refuted: Callable[[float], bool]) -> float:

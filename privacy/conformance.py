@@ -9,7 +9,7 @@ A check that passes proves nothing beyond its power.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import numpy as np
@@ -180,6 +180,22 @@ def denominator(
         f"slope {slope:.3f} on the realised number (0: the constant, 1: the realised number)",
         f"exact normal test of the slope over rounds with {int(np.min(sizes))} to {int(np.max(sizes))} devices",
         "division by the realised number" if least < 1 else f"none: only a slope of {least:.2g} or more",
+    )
+
+
+def replies(dropped: Sequence[str]) -> Check:
+    """Whether every reply was used: an update that is refused leaves nothing to look at, and hides what it would show.
+
+    Args:
+        dropped: a line for each reply that was not usable.
+    """
+    return certain(
+        "replies",
+        len(dropped),
+        "every reply usable",
+        f"{len(dropped)} were not, the first: {dropped[0]}" if dropped else "all were",
+        "as the coordinator reports it, round by round",
+        "a single reply that the coordinator refuses",
     )
 
 

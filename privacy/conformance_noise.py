@@ -94,7 +94,7 @@ def normal_shape(noise: Floats, grid: float, alarm: float) -> Check:
 
 
 def normal_tails(noise: Floats, alarm: float) -> Check:
-    """Whether as many numbers lie far out as a Gaussian has there: cut tails hide nobody, heavy ones are another law."""
+    """Whether as many numbers lie far out as a Gaussian has there: neither tails that are cut off nor heavy ones."""
     from scipy import stats
 
     count = noise.size

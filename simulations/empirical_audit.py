@@ -199,6 +199,7 @@ def conform(block: Block, alarm: float) -> list[Check]:
         conformance.denominator(
             block.crowd / plan.clip_norm, members, asked.sum(1), plan.expected_cohort, std / plan.clip_norm, alarm
         ),
+        conformance.replies(block.dropped),
         conformance.debit(block.debited_before, block.debited_after, block.strangers),
     ]
 
@@ -282,6 +283,4 @@ def _notes(plan: MechanismPlan, block: Block) -> list[str]:
         found.append("without the participation cap, so that the law of cohorts can be seen")
     if block.plan.cap != plan.cap:
         found.append(f"the cohort cap is {block.plan.cap}, as many standard deviations above the mean as in the run")
-    if block.dropped:
-        found.append(f"{len(block.dropped)} replies were not usable, the first: {block.dropped[0]}")
     return found

@@ -67,11 +67,11 @@ class _FixedSize(_Impostor):
 
 
 class _Favours(_Impostor):
-    """The right mean, but one half of the devices three times as often as the other."""
+    """The right mean, but one half of the devices nine times as often as the other."""
 
     def draw(self, source: Source) -> Cohort:
         rate = self.expected / self.population
-        chances = np.where(np.arange(self.population) % 4 < 2, 0.5, 1.5) * rate
+        chances = np.where(np.arange(self.population) % 4 < 2, 0.2, 1.8) * rate
         return np.flatnonzero(source.uniform53(self.population) < chances).astype(np.int64)
 
 
