@@ -23,7 +23,7 @@ import numpy.typing as npt
 from sottovoce.privacy.entropy import Source
 
 SCALE_BITS = 30
-SCALE = 2**SCALE_BITS
+SCALE = 1 << SCALE_BITS
 """Standard deviation of `discrete_gaussian`, in grid units; public, never derived from data."""
 
 BLOCK = 2**16
@@ -58,7 +58,7 @@ def _draw(source: Source, size: int, scale_bits: int) -> npt.NDArray[np.int64]:
     A proposal Y is kept with probability exp(-a**2 / (2 s**2)), a = | |Y| - s |. With a = i * s + r and 0 <= r < s that
     is exp(-1/2)**(i*i) * exp(-r/s)**i * exp(-r**2 / (2 s**2)).
     """
-    scale = 2**scale_bits
+    scale = 1 << scale_bits
     kept: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
     missing = size
     while missing > 0:
@@ -79,14 +79,15 @@ def _discrete_laplace(source: Source, candidates: int, scale_bits: int) -> npt.N
     """Algorithm 2 at scale t = 2**scale_bits: P[k] in proportion to exp(-|k| / t); the survivors of `candidates`."""
     words = source.bits(candidates)
     # One word gives the low part of the size, from its low bits, and the sign, from its top bit.
-    low = words & np.uint64(2**scale_bits - 1)
+    low = words & np.uint64((1 << scale_bits) - 1)
     alive = np.flatnonzero(_exp_minus(source, low << np.uint64(63 - scale_bits)))
     size = low[alive] + (_geometric(source, len(alive)) << np.uint64(scale_bits))
     negative = words[alive] >> np.uint64(63) == 1
     # Zero has one sign only, or it would come up twice as often as it should.
     once = ~(negative & (size == 0))
-    signed = size[once].astype(np.int64)
-    return np.where(negative[once], -signed, signed)
+    signed: npt.NDArray[np.int64] = size[once].astype(np.int64)
+    signed[negative[once]] *= -1
+    return signed
 
 
 def _geometric(source: Source, size: int) -> _Whole:

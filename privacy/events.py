@@ -40,6 +40,54 @@ class PoissonGaussian(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
             raise ValueError(f"needs 0 < sampling_rate <= 1 and 0 < noise_multiplier < inf, got {self}")
 
 
+class TruncatedPoissonGaussian(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="truncated_poisson_gaussian"
+):
+    """One noisy sum over a Poisson cohort that is cut down to a public cap, by a uniformly random choice among those.
+
+    Attributes:
+        population: number of enrolled devices N, public, 1 or more: the law of a cut cohort depends on it.
+        sampling_rate: probability q with which each device joins before the cut, 0 < q <= 1.
+        cap: most devices that stay, public, 1 <= cap <= population.
+        noise_multiplier: z, standard deviation of the noise on the sum divided by the clip norm, z > 0.
+        adjacency: which data sets are neighbours, see `DeviceClaim`.
+
+    Source: "Tighter Privacy Analysis for Truncated Poisson Sampling", 2025, arXiv:2508.15089.
+    """
+
+    population: int
+    sampling_rate: float
+    cap: int
+    noise_multiplier: float
+    adjacency: Literal["zero_out"] = "zero_out"
+
+    def __post_init__(self) -> None:
+        """Refuse parameters no accountant may see."""
+        if not 0 < self.sampling_rate <= 1 or not 0 < self.noise_multiplier < float("inf"):
+            raise ValueError(f"needs 0 < sampling_rate <= 1 and 0 < noise_multiplier < inf, got {self}")
+        if not 1 <= self.cap <= self.population:
+            raise ValueError(f"needs 1 <= cap <= population, got {self}")
+
+
+class Gaussian(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="gaussian"):
+    """One noisy sum over all enrolled devices: nothing is hidden by sampling.
+
+    Attributes:
+        noise_multiplier: z, standard deviation of the noise on the sum divided by the clip norm, z > 0.
+        adjacency: which data sets are neighbours, see `DeviceClaim`.
+
+    Source: Balle and Wang 2018, arXiv:1805.06530, theorem 8.
+    """
+
+    noise_multiplier: float
+    adjacency: Literal["zero_out"] = "zero_out"
+
+    def __post_init__(self) -> None:
+        """Refuse parameters no accountant may see."""
+        if not 0 < self.noise_multiplier < float("inf"):
+            raise ValueError(f"needs 0 < noise_multiplier < inf, got {self}")
+
+
 class NonPrivate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="non_private"):
     """A sum released without noise: its epsilon is infinite, and so is that of everything it is composed with.
 
@@ -50,4 +98,4 @@ class NonPrivate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     sampling_rate: float
 
 
-Event = PoissonGaussian | NonPrivate
+Event = PoissonGaussian | TruncatedPoissonGaussian | Gaussian | NonPrivate

@@ -157,4 +157,5 @@ def release_sum_discrete(total: npt.ArrayLike, std: float, source: Source) -> Ve
         raise ValueError(f"std {std} is too small or too large for a grid of floating-point numbers")
     bound = width * MOST_CELLS
     cells = np.rint(np.clip(wide, -bound, bound) / width).astype(np.int64)
-    return (cells + discrete_gaussian(source, wide.size).reshape(wide.shape)) * width
+    cells += discrete_gaussian(source, wide.size).reshape(wide.shape)
+    return cells.astype(np.float64) * width
