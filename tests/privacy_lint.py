@@ -87,8 +87,7 @@ def check(path: str, source: str) -> list[Violation]:
         found |= {(n, "loading", name) for n, name in named if name in LOADERS or name.endswith("from_named_tuple")}
     if path != "privacy/ledger.py":
         found |= {(line, "reservation", "Reservation") for line in _reservations_outside_annotations(tree, full)}
-    if path != "privacy/noise.py":
-        found |= {(line, "release", name) for line, name in _unpaid_releases(tree, full)}
+    found |= {(line, "release", name) for line, name in _unpaid_releases(tree, full)}
     found |= {(line, "private", name) for line, name in _private_imports(tree, full)}
     return sorted(Violation(path, *parts) for parts in found)
 
