@@ -173,28 +173,11 @@ def _takes_reservation(scope: ast.AST, full: Full) -> bool:
 
 
 def _unpaid_releases(tree: ast.AST, full: Full) -> Iterator[tuple[int, str]]:
-    """Uses of a release by code that holds no reservation.
-
-    It is held by a function that takes one, or by a class with one as an attribute. A class that a framework calls
-    back, and so cannot be handed one, must be private to its module and named only in classes with a method that does.
-    """
-    nodes = list(_scoped(tree))
-    for node, scopes in nodes:
-        if not isinstance(node, ast.Name | ast.Attribute) or _last(node, full) not in RELEASES:
-            continue
-        hidden = {s.name for s in scopes if isinstance(s, ast.ClassDef) and s.name.startswith("_")}
-        uses = [
-            around
-            for other, around in nodes
-            if isinstance(other, ast.Name) and other.id in hidden and not any(s in scopes for s in around)
-        ]
-        paid_for = bool(uses) and all(any(_has_paid_method(s, full) for s in around) for around in uses)
-        if not any(_takes_reservation(s, full) for s in scopes) and not paid_for:
+    """Uses of a release by code that holds no reservation: no function that takes one, no class with one as an attribute."""
+    for node, scopes in _scoped(tree):
+        named = isinstance(node, ast.Name | ast.Attribute) and _last(node, full) in RELEASES
+        if named and not any(_takes_reservation(scope, full) for scope in scopes):
             yield node.lineno, _last(node, full)
-
-
-def _has_paid_method(scope: ast.AST, full: Full) -> bool:
-    return isinstance(scope, ast.ClassDef) and any(_takes_reservation(line, full) for line in scope.body)
 
 
 def _private_imports(tree: ast.AST, full: Full) -> Iterator[tuple[int, str]]:

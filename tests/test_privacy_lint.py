@@ -78,23 +78,6 @@ PLANTED = [
         "    def peek(self, total):\n"
         "        return release_sum(total, 1, s)",
     ),
-    (
-        "release",
-        "server/optimizer.py",
-        TAKES + "class _Sum:\n"
-        "    def add_noise(self):\n"
-        "        return release_sum(self.total, 1, s)\n"
-        "class Step:\n"
-        "    def step(self, paid: Reservation):\n"
-        "        return _Sum()\n"
-        "def peek():\n"
-        "    return _Sum().add_noise()",
-    ),
-    (
-        "release",
-        "server/optimizer.py",
-        TAKES + "class _Sum:\n    def add_noise(self):\n        release_sum(self.total, 1, s)",
-    ),
     ("private", "server/round.py", "from sottovoce.server.optimizer import _SumOptimizer"),
     ("private", "server/round.py", "from sottovoce.server import optimizer\nsteps = optimizer._SumOptimizer([])"),
     # Code chosen by data.
@@ -129,17 +112,6 @@ FINE = [
     (
         "privacy/clip.py",
         TAKES + "class Paid:\n    paid: Reservation\n    def f(self):\n        release_sum(self.t, 1, s)",
-    ),
-    (
-        "server/optimizer.py",
-        TAKES + "class _Sum:\n"
-        "    def add_noise(self):\n"
-        "        return release_sum(self.total, 1, s)\n"
-        "class Step:\n"
-        "    def __init__(self):\n"
-        "        self.inner: _Sum = _Sum()\n"
-        "    def step(self, paid: Reservation):\n"
-        "        return self.inner.add_noise()",
     ),
     ("privacy/ledger.py", "class Reservation: ...\npaid = Reservation()"),
     ("simulations/cli.py", "import importlib\ncommand = importlib.import_module(NAMES[name])"),
@@ -180,14 +152,12 @@ def test_right_code_is_left_alone(path, source):
     assert check(path, source) == []
 
 
-def test_the_release_in_the_server_optimizer_is_seen_and_would_be_refused_elsewhere():
-    source = (ROOT / "server" / "optimizer.py").read_text(encoding="utf-8")
-    assert check("server/optimizer.py", source) == []
-    for bent in (
-        source.replace("reservation: Reservation, source", "source"),
-        source + "\n\ndef peek(parameters):\n    return _SumOptimizer(parameters)\n",
-    ):
-        assert [violation.rule for violation in check("server/optimizer.py", bent)] == ["release"]
+def test_the_one_release_of_the_package_is_seen_and_would_be_refused_without_a_reservation():
+    source = (ROOT / "privacy" / "release.py").read_text(encoding="utf-8")
+    assert check("privacy/release.py", source) == []
+    bent = source.replace("paid: Reservation, source", "source")
+    assert bent != source
+    assert {violation.rule for violation in check("privacy/release.py", bent)} == {"release"}
 
 
 def test_an_exception_holds_for_one_name_in_one_file():
