@@ -173,7 +173,7 @@ def _takes_reservation(scope: ast.AST, full: Full) -> bool:
 
 
 def _unpaid_releases(tree: ast.AST, full: Full) -> Iterator[tuple[int, str]]:
-    """Uses of a release by code that holds no reservation: no function that takes one, no class with one as an attribute."""
+    """Uses of a release where no function takes a reservation, and no class has one as an attribute."""
     for node, scopes in _scoped(tree):
         named = isinstance(node, ast.Name | ast.Attribute) and _last(node, full) in RELEASES
         if named and not any(_takes_reservation(scope, full) for scope in scopes):
