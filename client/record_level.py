@@ -197,7 +197,7 @@ class RecordTrainer:
 
 
 def rows_of(examples: Examples, device: int) -> tuple[Tensor, Tensor]:
-    """(rows, context + ad features) ids and (rows, heads) labels of one device, float32, each row without its history."""
+    """(rows, context + ad features) ids and (rows, heads) labels of one device, float32, without any history."""
     rows = slice(int(examples.offsets[device]), int(examples.offsets[device + 1]))
     ad = examples.catalogue[examples.ad[rows]]
     told = np.broadcast_to(examples.device[device], (len(ad), examples.device.shape[1]))

@@ -74,8 +74,9 @@ def group_epsilon(counts: Counts, delta: float, records: int) -> float:
     single = accountant.published(steps, delta)[0]
     if records == 1:
         return single
-    bound = _drawn_seldom(steps, delta, records)
-    if records <= LARGE:
+    everybody = [(Gaussian(noise_multiplier=event.noise_multiplier / records), count) for event, count in steps]
+    bound = min(_drawn_seldom(steps, delta, records), accountant.epsilon_without_sampling(everybody, delta))
+    if records <= LARGE and all(event.sampling_rate < 1 for event, _ in steps):
         bound = min(bound, _mixture(tuple(steps), delta, records))
     return max(single, bound)
 

@@ -1,4 +1,4 @@
-"""Record-level training is Opacus' own, and what it rests on is kept: every record by itself, noise whatever happens."""
+"""Record-level training is Opacus' own, and keeps what it rests on: each record by itself, noise whatever happens."""
 
 import math
 from dataclasses import replace
