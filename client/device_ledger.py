@@ -138,7 +138,7 @@ class DeviceLedger:
         budget = Budget(self.epsilon, self.delta, ledger)
         with ledger.exclusive() as book:
             if book.campaign is None:
-                order = renyi.best_order({_whole(self.epsilon, self.delta): 1}, self.delta)
+                order = renyi.best_order([(_whole(self.epsilon, self.delta), 1)], self.delta)
                 ledger.open_campaign(self.epsilon, self.delta, self.records, unit="record", filter_order=order)
         return budget
 

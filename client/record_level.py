@@ -105,7 +105,8 @@ class _RecordOptimizer(DPOptimizer):  # type: ignore[misc]
         for parameter in self.params:
             noise = torch.from_numpy(gaussian(self.source, parameter.numel(), self.std)).view_as(parameter)
             parameter.grad = (parameter.summed_grad.double() + noise).to(parameter.dtype)
-        self.table.grad[0] = 0.0
+            if parameter is self.table:
+                parameter.grad[0] = 0.0
 
 
 class RecordTrainer:
@@ -186,7 +187,7 @@ class RecordTrainer:
             with warnings.catch_warnings():
                 # Ids have no gradient: the hook fires on the outputs, as it should.
                 warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
-                losses(scores, truth).sum().backward()
+                torch.autograd.backward(losses(scores, truth).sum())
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
         if not parts:

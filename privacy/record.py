@@ -129,7 +129,7 @@ def _drawn_seldom(steps: list[tuple[PoissonGaussian, int]], delta: float, record
         return float(grown + math.log(2 / delta)) / tilt
 
     shift = min(most, *(largest(tilt) for tilt in np.geomspace(1e-9, 10.0, 200)))
-    return accountant.epsilon_without_sampling({Gaussian(noise_multiplier=float(shift) ** -0.5): 1}, delta / 2)
+    return accountant.epsilon_without_sampling([(Gaussian(noise_multiplier=float(shift) ** -0.5), 1)], delta / 2)
 
 
 def record_claim(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sottovoce.client.device_ledger import DeviceLedger
+from sottovoce.privacy.audit import audit
 from sottovoce.privacy.budget import Budget
 from sottovoce.privacy.claim import RecordClaim
 from sottovoce.privacy.errors import ConfigError, LedgerError
@@ -124,3 +125,10 @@ def test_seeded_noise_guarantees_nothing(device):
 def test_a_budget_that_means_nothing_is_refused(device, wrong):
     with pytest.raises(ConfigError):
         replace(device, **wrong)
+
+
+def test_an_audit_of_a_device_ledger_speaks_of_a_record_only(device):
+    trained(device, most=1)
+    (claim,) = audit(device.path).claims
+    assert "per record, not per device" in claim
+    assert "as a whole device of 1,000 records" in claim

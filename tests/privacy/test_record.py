@@ -71,7 +71,7 @@ def test_the_conversion_is_above_an_attack_that_counts_what_a_whole_device_adds_
         assert PHONE.group_claim(k).epsilon > 8.08 * k
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(q=st.floats(0.01, 1.0), z=st.floats(0.6, 5.0), steps=st.integers(1, 50), k=st.integers(LARGE + 1, 500))
 def test_beyond_the_mixtures_the_bound_stays_between_the_mean_shift_and_no_sampling(q, z, steps, k):
     event = PoissonGaussian(sampling_rate=q, noise_multiplier=z, adjacency="add_remove")
