@@ -19,10 +19,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from sottovoce.client.fleet import LocalTraining
 from sottovoce.privacy.clip import SLACK
 from sottovoce.privacy.errors import UpdateError
+from sottovoce.privacy.record import RecordTarget
 
 FloatArrays = Mapping[str, npt.NDArray[np.float32]]
 
 _TRAINING: dict[str, type] = {"steps": int, "learning_rate": float, "max_rows": int, "max_participations": int}
+
+_RECORD = ("epsilon", "delta", "clip_norm", "sampling_rate", "noise_multiplier")
+"""Fields of the record-level target, sent as `record_NAME`; all are 0 without one."""
 
 MOST_DEVICES = 2**40
 """Devices that one node may claim to host; keeps the numbering of a population within 64 bits."""
@@ -117,6 +121,7 @@ def instruction_record(instruction: Instruction) -> RecordDict:
                     "learning_rate": training.learning_rate,
                     "max_rows": training.max_rows,
                     "max_participations": instruction.max_participations or 0,
+                    **{f"record_{name}": float(getattr(training.record, name, 0.0)) for name in _RECORD},
                 }
             ),
         }
@@ -132,9 +137,13 @@ def read_instruction(record: RecordDict) -> Instruction:
     """
     _exactly(record, "instruction", "cohort", "parameters")
     types: dict[str, type] = {"run_id": str, "round": int, "plan_hash": str, "clip_norm": float}
-    fields = _config(record, "instruction", types | _TRAINING)
+    fields = _config(record, "instruction", types | _TRAINING | {f"record_{name}": float for name in _RECORD})
+    told = {name: fields[f"record_{name}"] for name in _RECORD}
     try:
-        training = LocalTraining(fields["steps"], fields["learning_rate"], fields["max_rows"])
+        target = RecordTarget(**told) if any(told.values()) else None
+        if target is not None and not target.noise_multiplier:
+            raise ValueError("record-level training without noise")
+        training = LocalTraining(fields["steps"], fields["learning_rate"], fields["max_rows"], target)
     except ValueError as error:
         raise UpdateError(f"instruction cannot be followed: {error}", "correct the experiment") from error
     cohort = _numpy(record, "cohort").get("devices")

@@ -23,6 +23,7 @@ from sottovoce.privacy.events import Event, NoiseKind, NonPrivate, Pure
 from sottovoce.privacy.filter import fixed_beforehand, spent_epsilon
 from sottovoce.privacy.ledger import Ledger
 from sottovoce.privacy.realised import Observed, counted, observe
+from sottovoce.privacy.record import record_claim
 from sottovoce.privacy.spending import (
     CurvePoint,
     DeltaPoint,
@@ -226,7 +227,7 @@ def _report(
         sensitivity=sensitivities(book, campaign.delta, Counter(figures.exposure)) if whole and campaign else [],
         realised=observed or [],
         period=list(book.period),
-        claims=_claims(figures, delta, guarantee, bool(fallback)) if whole and delta else [],
+        claims=_claims(figures, delta, guarantee, bool(fallback), book) if whole and delta else [],
         findings=findings,
         assumptions=list(ASSUMPTIONS),
     )
@@ -267,8 +268,12 @@ def _rho(exposure: dict[Event, int]) -> float | None:
     return total
 
 
-def _claims(figures: _Figures, delta: float, guarantee: bool, fell_back: bool) -> list[str]:
-    """Both observers, in words, the headline first."""
+def _claims(figures: _Figures, delta: float, guarantee: bool, fell_back: bool, book: Book) -> list[str]:
+    """Both observers, in words, the headline first; of a device's own ledger, what it says of a record."""
+    if book.campaign is not None and book.campaign.unit == "record":
+        # Batches are drawn on the device: there is nobody who knows them.
+        records, by = book.campaign.population, figures.accountant
+        return [str(record_claim(book.spent, delta, records, guarantee=guarantee, epsilon=figures.outside, by=by))]
     outside = DeviceClaim(
         figures.outside,
         delta,

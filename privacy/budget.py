@@ -174,6 +174,8 @@ class Budget:
         return math.inf if math.isinf(self.epsilon) else max(0.0, self.epsilon - self.spent().epsilon)
 
     def _claim(self, book: Book, grid: float) -> DeviceClaim:
+        if book.campaign is not None and book.campaign.unit != "device":
+            raise ConfigError("this ledger is about the records of one device", "ask its `DeviceLedger` what was spent")
         epsilon, name = spent_epsilon(book, grid)
         if grid != accountant.FINE:
             # The budget was kept by the fine grid; the coarse one may lie a little above it.
@@ -244,6 +246,12 @@ class Budget:
         if (campaign := book.campaign) is not None:
             limit = math.inf if campaign.epsilon is None else campaign.epsilon
             found = {"epsilon": limit, "delta": campaign.delta, "population": campaign.population}
+        unit = "device" if campaign is None else campaign.unit
+        if plan is not None and (getattr(plan.event(), "adjacency", None) == "add_remove") != (unit == "record"):
+            raise ConfigError(
+                f"the unit of this ledger's campaign is one {unit}, that of the plan is not",
+                "use another ledger: a device's records and whole devices are never added up",
+            )
         for name, value in wanted.items():
             if found[name] != value:
                 raise ConfigError(

@@ -15,9 +15,9 @@ from sottovoce.privacy.chain import digest
 from sottovoce.privacy.claim import DeviceClaim
 from sottovoce.privacy.clip import Clipper
 from sottovoce.privacy.errors import ConfigError
-from sottovoce.privacy.events import Event, Gaussian, NoiseKind, NonPrivate, Purpose
-from sottovoce.privacy.noise import Family, SumNoise
+from sottovoce.privacy.events import Event, Gaussian, NoiseKind, Purpose
 from sottovoce.privacy.planned import Cohorts, Settings
+from sottovoce.privacy.release import Family, SumNoise
 from sottovoce.privacy.sampling import EveryoneSampler, PoissonSampler, Sampler, TruncatedPoissonSampler
 
 Sampling = Literal["poisson", "truncated_poisson", "none"]
@@ -134,9 +134,7 @@ class MechanismPlan:
 
     def event(self) -> Event:
         """The privacy event of one round: what sampling hides counts only while cohorts are secret."""
-        if self.noise_multiplier == 0:
-            return NonPrivate(sampling_rate=self.sampling_rate)
-        if self.cohorts == "visible":
+        if self.cohorts == "visible" and self.noise_multiplier:
             return Gaussian(noise_multiplier=self.noise_multiplier)
         return self.sampler().event(self.noise_multiplier)
 

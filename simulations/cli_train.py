@@ -22,7 +22,7 @@ from sottovoce.simulations.loading import impressions, load
 from sottovoce.simulations.metrics import Metrics
 from sottovoce.simulations.metrics import evaluate as evaluate_scores
 from sottovoce.simulations.results import finish
-from sottovoce.simulations.run import nodes, plan_of, train, trained
+from sottovoce.simulations.run import nodes, plan_of, record_plan, train, trained
 from sottovoce.simulations.scoring import score
 
 SHORTCUTS = {
@@ -104,9 +104,16 @@ def simulate(
     dataset = load(chosen.data, data_dir, None)
     _require_measurable(dataset)
     plan = plan_of(folder, chosen, dataset)
+    own = record_plan(chosen, plan)
     if resume is None:
         folder.create(chosen)
     _announce(say, chosen, dataset.train.devices, dataset.train.rows, plan.noise_multiplier)
+    if own is not None:
+        joins = plan.expected_cohort * chosen.rounds
+        say.print(
+            f"record-level noise multiplier {own.noise_multiplier:.3f} on the device: devices train one by one, about "
+            f"{joins:,.0f} times in all, at some tens a second"
+        )
     try:
         with torch_threads(CORES // chosen.nodes), _Bar(say, chosen) as bar:
             model = train(InProcessGrid(nodes(chosen, dataset), chosen.nodes), chosen, dataset, folder, bar.advance)

@@ -16,6 +16,7 @@ import tomli_w
 from sottovoce.client.fleet import LocalTraining
 from sottovoce.models.ranker import RankerConfig
 from sottovoce.privacy.errors import ConfigError
+from sottovoce.privacy.record import RecordTarget
 from sottovoce.server.optimizer import ServerOptimizer
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -116,7 +117,14 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     def to_toml(self) -> str:
         """The experiment with every default filled in."""
-        return tomli_w.dumps(msgspec.to_builtins(self))
+        told = msgspec.to_builtins(self)
+        if told["local"]["record"] is not None:
+            return tomli_w.dumps(told)
+        # TOML has no word for nothing: an absent section is off, and shown as a comment.
+        del told["local"]["record"]
+        off = tomli_w.dumps({"local": {"record": msgspec.to_builtins(RecordTarget())}})
+        hidden = "".join(f"# {line}\n" for line in off.splitlines())
+        return f"{tomli_w.dumps(told)}\n# Record-level privacy on the device, off without this section:\n{hidden}"
 
 
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {

@@ -36,7 +36,7 @@ HAZARDS = (
     Hazard(
         "sensitivity of one adjacency used with another",
         "built in",
-        "zero-out is the only adjacency an event can carry",
+        "an event carries its adjacency, zero-out of a device or one record more or less; a ledger takes one of them",
         "privacy/events.py",
     ),
     Hazard(

@@ -5,20 +5,23 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import msgspec
 from flwr.app import Context
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from torch import Tensor
 
 from sottovoce.client.app import Node, client_app
+from sottovoce.client.fleet import LocalTraining
 from sottovoce.models.ranker import initial
 from sottovoce.privacy.book import Book
 from sottovoce.privacy.budget import Budget
 from sottovoce.privacy.calibration import calibrated, rare_cap
-from sottovoce.privacy.entropy import OsEntropy, SeededEntropy
+from sottovoce.privacy.entropy import Entropy, OsEntropy, SeededEntropy
 from sottovoce.privacy.errors import CheckpointError
 from sottovoce.privacy.ledger import Ledger
 from sottovoce.privacy.plan import MechanismPlan
+from sottovoce.privacy.record import RecordPlan
 from sottovoce.server import checkpoint
 from sottovoce.server.optimizer import PrivateStep
 from sottovoce.server.participation import Participation
@@ -85,6 +88,32 @@ def _shape(experiment: Experiment, population: int) -> MechanismPlan:
     )
 
 
+def entropy_of(experiment: Experiment) -> Entropy:
+    """Where cohorts and noise come from: record-level noise is repeated only where all of it is."""
+    return SeededEntropy(experiment.seed) if experiment.privacy.noise == "seeded" else OsEntropy()
+
+
+def record_plan(experiment: Experiment, plan: MechanismPlan) -> RecordPlan | None:
+    """How each device trains with record-level privacy, or None where it does not.
+
+    Raises:
+        ConfigError: the target cannot be met or means nothing.
+    """
+    local = experiment.local
+    if local.record is None:
+        return None
+    return local.record.plan(local.max_rows, local.steps, plan.max_participations or plan.rounds)
+
+
+def told_training(experiment: Experiment, plan: MechanismPlan) -> LocalTraining:
+    """What devices are told to do: the experiment's local training, with the noise of the record-level guarantee."""
+    found, local = record_plan(experiment, plan), experiment.local
+    if found is None or local.record is None:
+        return local
+    target = msgspec.structs.replace(local.record, noise_multiplier=found.noise_multiplier)
+    return msgspec.structs.replace(local, record=target)
+
+
 def nodes(experiment: Experiment, dataset: Dataset) -> ClientApp:
     """The ClientApp of simulated nodes, each hosting its share of the devices."""
     hosted: dict[tuple[int, int], Node] = {}
@@ -93,7 +122,8 @@ def nodes(experiment: Experiment, dataset: Dataset) -> ClientApp:
         number, of = int(context.node_config["partition-id"]), int(context.node_config["num-partitions"])
         if (number, of) not in hosted:
             share = partition(dataset.train, number, of)
-            hosted[number, of] = Node(share, dataset.schema, experiment.model, number)
+            entropy = entropy_of(experiment)
+            hosted[number, of] = Node(share, dataset.schema, experiment.model, number, entropy=entropy)
         return hosted[number, of]
 
     return client_app(open_node)
@@ -133,7 +163,7 @@ def train(
         LedgerError: the ledger was changed, is older than the checkpoint, or is gone while checkpoints are there.
     """
     target = experiment.privacy
-    entropy = SeededEntropy(experiment.seed) if target.noise == "seeded" else OsEntropy()
+    entropy = entropy_of(experiment)
     with folder.locked():
         start = checkpoint.newest(folder.checkpoints) if checkpoint.present(folder.checkpoints) else None
         with Ledger.open(folder.ledger, create=start is None) as ledger:
@@ -173,7 +203,7 @@ def train(
                 plan=plan,
                 budget=budget,
                 step=step,
-                training=experiment.local,
+                training=told_training(experiment, plan),
                 entropy=entropy,
                 run_id=run_id,
                 schema_digest=dataset.schema.digest(),

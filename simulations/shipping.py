@@ -40,15 +40,17 @@ def passport(audit: AuditReport, plan: MechanismPlan) -> PrivacyPassport:
     if not audit.ledger_ok or audit.delta is None or audit.population is None:
         raise GateError("the run's ledger does not hold", "look at `sottovoce audit`; such a run cannot be released")
     return PrivacyPassport(
-        sampling="poisson",
+        sampling=plan.sampling if plan.cohorts == "secret" else f"{plan.sampling}, not counted: cohorts are visible",
         sampling_rate=plan.sampling_rate,
         population=audit.population,
-        mechanism="gaussian",
+        mechanism=plan.noise,
         noise_multiplier=plan.noise_multiplier,
         clip_norm=plan.clip_norm,
         rounds=audit.rounds,
         releases=audit.purposes,
-        accountant="pld",
+        accountant=audit.accountant,
+        observer=audit.observer,
+        max_participations=plan.max_participations,
         epsilon=audit.epsilon,
         epsilon_known_cohort=audit.epsilon_known_cohort,
         delta=audit.delta,

@@ -203,6 +203,8 @@ def test_nothing_costs_nothing_no_noise_costs_everything_and_negative_counts_are
     assert epsilon({event(0.02, 1.0): 5, NonPrivate(sampling_rate=0.001): 1}, DELTA) == math.inf
     with pytest.raises(ValueError, match="-1 times"):
         epsilon({event(0.02, 1.0): -1}, DELTA)
+    with pytest.raises(ValueError, match="no accountant knows"):
+        epsilon({"a strange event": 1}, DELTA)
     for delta in (0, 1, -1e-5, math.nan):
         with pytest.raises(ValueError, match="delta must be"):
             epsilon({event(0.02, 1.0): 1}, delta)

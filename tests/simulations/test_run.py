@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 
+from sottovoce.privacy.accountant import published
 from sottovoce.privacy.audit import audit
 from sottovoce.privacy.errors import BudgetError, CheckpointError, ConfigError, LedgerError
 from sottovoce.privacy.ledger import Ledger
@@ -19,7 +21,7 @@ from sottovoce.simulations.experiment import compose
 from sottovoce.simulations.folder import RunFolder
 from sottovoce.simulations.grid import InProcessGrid
 from sottovoce.simulations.loading import load
-from sottovoce.simulations.run import nodes, plan_for, train, trained
+from sottovoce.simulations.run import nodes, plan_for, record_plan, told_training, train, trained
 from sottovoce.simulations.shipping import require_committed
 
 ROUNDS = 5
@@ -305,3 +307,30 @@ def test_a_killed_process_loses_at_most_the_round_it_was_in(dataset, tmp_path):
     assert after.entries["COMMITTED"] == resumed.rounds == 30 - after.entries["SPENT_ON_CRASH"]
     assert after.entries["SPENT_ON_CRASH"] in (0, 1)
     assert len(folder.points()) in (resumed.rounds, resumed.rounds - 1)
+
+
+def test_devices_are_told_the_noise_of_the_record_level_target_for_the_rounds_they_may_join():
+    made = experiment(("local.steps", 3), ("local.record.epsilon", 5.0), ("privacy.max_participations", 2))
+    plan = plan_for(made, 120)
+    told, own = told_training(made, plan), record_plan(made, plan)
+    assert own is not None
+    assert (own.steps, own.participations, own.records) == (3, 2, made.local.max_rows)
+    assert told.record.noise_multiplier == own.noise_multiplier > 0
+    louder = replace(own, noise_multiplier=own.noise_multiplier - 1e-3)
+    assert published(own.charged(), own.delta)[0] <= 5.0 < published(louder.charged(), own.delta)[0]
+    off = experiment()
+    assert told_training(off, plan) == off.local
+    assert record_plan(off, plan) is None
+
+
+def test_a_seeded_run_with_record_level_noise_repeats_itself_and_a_fresh_one_does_not(dataset, tmp_path):
+    def weights(name, *changes):
+        made = experiment(("local.record.noise_multiplier", 1.0), ("rounds", 2), *changes)
+        folder = RunFolder(tmp_path / name)
+        folder.create(made)
+        return train(InProcessGrid(nodes(made, dataset), made.nodes), made, dataset, folder, lambda _: None).parameters
+
+    first, again, other = weights("first"), weights("again"), weights("other", ("seed", 1))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["table"], other["table"])
+    assert not first["table"][0].any()
