@@ -99,7 +99,7 @@ class Block:
     @property
     def std(self) -> float:
         """Promised standard deviation of the noise on the sum, in weight units."""
-        return self.plan.summed_noise().std
+        return _std(self.plan)
 
     @property
     def released(self) -> Floats:
@@ -158,6 +158,12 @@ class _Reader:
         self.weights = now
         self.after.append(self.witness.releases())
         self.dropped += record.dropped
+
+
+def _std(promised: MechanismPlan) -> float:
+    """Standard deviation of the noise on a sum of the block's size."""
+    places = promised.population + 2  # the padding row, the crowd's, two for each canary
+    return promised.summed_noise().std(places)
 
 
 def block_plan(plan: MechanismPlan, canaries: int) -> MechanismPlan:
@@ -237,7 +243,7 @@ def run_block(
         table=moves[:, 1 : canaries + 1],
         dense=moves[:, canaries + 1 :],
         crowd=moves[:, 0],
-        error=np.array(reader.errors) / promised.summed_noise().std,
+        error=np.array(reader.errors) / _std(promised),
         asked=witness.asked,
         canary=devices.numbers,
         debited_before=tuple(witness.before),

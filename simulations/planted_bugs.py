@@ -17,11 +17,11 @@ import torch
 from sottovoce.privacy.budget import Budget
 from sottovoce.privacy.clip import Clipper
 from sottovoce.privacy.entropy import Entropy, SeededEntropy, Source
-from sottovoce.privacy.events import NoiseKind, Noisy
+from sottovoce.privacy.events import Event, NoiseKind
 from sottovoce.privacy.ledger import Ledger, Realised, Reservation
-from sottovoce.privacy.noise import SumNoise
 from sottovoce.privacy.plan import MechanismPlan
 from sottovoce.privacy.planned import Plan
+from sottovoce.privacy.release import SumNoise
 from sottovoce.privacy.sampling import Cohort, Sampler
 from sottovoce.server.optimizer import PrivateStep, ServerOptimizer
 from sottovoce.simulations.audit_block import Parts
@@ -55,7 +55,7 @@ class _Impostor:
     def draw(self, source: Source) -> Cohort:
         raise NotImplementedError
 
-    def event(self, noise_multiplier: float) -> Noisy:
+    def event(self, noise_multiplier: float) -> Event:
         return self.honest.event(noise_multiplier)
 
 

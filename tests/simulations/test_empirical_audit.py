@@ -87,8 +87,19 @@ def test_what_differs_from_the_run_is_said():
         replace(PLAN, noise_multiplier=20.0, sampling_rate=0.5),
         replace(PLAN, noise_multiplier=0.1, clip_norm=1e-3),
         replace(PLAN, cohorts="visible"),
+        replace(PLAN, noise="discrete_gaussian"),
+        replace(PLAN, sampling="truncated_poisson", cap=340),
     ],
-    ids=["one round", "everybody", "hardly anybody", "much noise", "little noise", "visible cohorts"],
+    ids=[
+        "one round",
+        "everybody",
+        "hardly anybody",
+        "much noise",
+        "little noise",
+        "visible cohorts",
+        "whole numbers",
+        "capped cohorts",
+    ],
 )
 def test_plans_at_the_edges_are_judged_without_a_false_alarm(plan):
     found = empirical_audit(replace(plan, rounds=min(plan.rounds, 15)), SeededEntropy(6), canaries=60)
