@@ -113,9 +113,15 @@ def server(*, fsync: bool = True) -> Iterator[Server]:
         if root:
             for path in (folder, secret, log):
                 os.chown(path, account.pw_uid, account.pw_gid)
-        options = {"-U": "postgres", "-A": "scram-sha-256", "--pwfile": secret, "-E": "UTF8", "-D": folder / "data"}
+        options = {"-D": str(folder / "data"), "-E": "UTF8", "-U": "postgres", "--pwfile": str(secret)}
         made = subprocess.run(
-            [place / "initdb", "--no-locale", "--no-sync", *itertools.chain(*options.items())],
+            [
+                place / "initdb",
+                "--no-locale",
+                "--no-sync",
+                "--auth=scram-sha-256",
+                *itertools.chain.from_iterable(options.items()),
+            ],
             capture_output=True,
             cwd=folder,
             text=True,
