@@ -122,11 +122,11 @@ class AuditReport(msgspec.Struct, frozen=True, kw_only=True):
     assumptions: list[str]
 
 
-def audit(ledger_path: Path, pinned: Head | None = None, max_participations: int | None = None) -> AuditReport:
+def audit(ledger_path: Path | str, pinned: Head | None = None, max_participations: int | None = None) -> AuditReport:
     """Recompute what a ledger spent and look for everything wrong with it.
 
     Args:
-        ledger_path: of the ledger; it is not changed.
+        ledger_path: of the ledger, or its address on a server; it is not changed.
         pinned: head taken from a checkpoint or a bundle, which the ledger must contain.
         max_participations: most releases any one device took part in, if it was counted elsewhere.
 

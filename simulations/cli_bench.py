@@ -129,10 +129,7 @@ def ledger(kills: int, writers: int, rounds: int, folder: Path, json_output: boo
         whole, alone = speed.reserve_ms_at_10000, speed.check_ms_at_10000
         click.echo(f"  reserving at round {rounds:,}: {whole:.2f} ms; {alone:.2f} ms without the disk")
         click.echo(f"  opening {speed.rows:,} rows: {speed.open_ms:.0f} ms")
-        click.echo(
-            f"  {speed.kills} kills, {speed.writers} writers at a time: of {speed.acknowledged:,} acknowledged rows"
-        )
-        click.echo(
-            f"    {speed.acknowledged_lost} lost; {speed.releases_made:,} of {speed.releases_allowed:,} releases made"
-        )
+        lost = f"{speed.acknowledged_lost} of {speed.acknowledged:,} acknowledged rows lost"
+        made = f"{speed.releases_made:,} of {speed.releases_allowed:,} allowed releases made"
+        click.echo(f"  {speed.kills} kills, {speed.writers} writers at a time: {lost}, {made}")
         click.echo(f"  tampering: {speed.tampers_found} of {speed.tampers_tried} found and the row named")

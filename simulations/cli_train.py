@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from sottovoce.privacy.audit import AuditReport
 from sottovoce.privacy.audit import audit as audit_ledger
 from sottovoce.privacy.errors import DataError, LedgerError, SottovoceError
+from sottovoce.privacy.store import is_address
 from sottovoce.simulations.cli_options import PATH, as_json, data_dir, print_json, torch_threads
 from sottovoce.simulations.dataset import Dataset
 from sottovoce.simulations.experiment import Experiment, compose, parse_override
@@ -203,13 +204,13 @@ def evaluate(run: Path, file: Path | None, data_dir: Path | None, json_output: b
 
 
 @click.command()
-@click.argument("run", type=PATH)
+@click.argument("run")
 @as_json
-def audit(run: Path, json_output: bool) -> None:
+def audit(run: str, json_output: bool) -> None:
     """Recompute what a run's ledger spent; exits with 1 when the ledger does not hold.
 
-    RUN is a run folder or a ledger file. A folder's newest checkpoint must be in its ledger: a ledger that was rolled
-    back is found.
+    RUN is a run folder, a ledger file or a postgresql:// address. A folder's newest checkpoint must be in its ledger: a
+    ledger that was rolled back is found.
     """
     report, extra = _audited(run)
     if json_output:
@@ -222,14 +223,14 @@ def audit(run: Path, json_output: bool) -> None:
         sys.stdout.flush()
         raise LedgerError(
             "the ledger does not hold: nothing can be said about the privacy of this run",
-            "restore ledger.db from a copy; until then release nothing",
+            "restore the ledger from a copy; until then release nothing",
         )
 
 
-def _audited(run: Path) -> tuple[AuditReport, tuple[str, ...]]:
-    if not run.is_dir():
+def _audited(run: str) -> tuple[AuditReport, tuple[str, ...]]:
+    if is_address(run) or not Path(run).is_dir():
         return audit_ledger(run), ()
-    folder = RunFolder(run)
+    folder = RunFolder(Path(run))
     folder.experiment()
     return folder.audit()
 
