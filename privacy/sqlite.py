@@ -105,11 +105,13 @@ class SQLiteStore:
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """See `Store`."""
-        if self._connection.in_transaction:
+        with reported(self._path):
+            inside = self._connection.in_transaction
+            if not inside:
+                self._connection.execute("BEGIN")
+        if inside:
             yield
             return
-        with reported(self._path):
-            self._connection.execute("BEGIN")
         try:
             yield
         finally:
@@ -193,6 +195,10 @@ def _prepare(connection: sqlite3.Connection, create: bool) -> None:
     # Ledgers of before there were restricted records lack this table.
     connection.execute(_RESTRICTED)
     connection.execute("COMMIT")
+    # SQLite opens a file that may only be read without a word; it complains when something is to be written.
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(f"PRAGMA user_version = {FORMAT}")
+    connection.execute("ROLLBACK")
 
 
 def _mark(connection: sqlite3.Connection) -> tuple[int, int, bool]:

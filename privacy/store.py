@@ -60,7 +60,7 @@ class Store(Protocol):
 def is_address(text: str) -> bool:
     """Whether `text` is the address of a database server rather than the path of a file."""
     # Whatever looks like an address is kept away from messages about files: it may hold a password.
-    return bool(re.match(r"(?i)[a-z][a-z0-9+.-]+:/", text)) or bool(re.search(r"(?i)\bpassword\s*=", text))
+    return bool(re.match(r"(?i)(postgres[a-z0-9+.-]*:|[a-z][a-z0-9+.-]+:/)|.*\bpassword\s*=", text))
 
 
 def open_store(address: Path | str, create: bool, readonly: bool) -> Store:

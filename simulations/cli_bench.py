@@ -17,6 +17,7 @@ from sottovoce.privacy.errors import DeviceError
 from sottovoce.simulations.alone import train_alone
 from sottovoce.simulations.cli_options import PATH, as_json, print_json, torch_threads
 from sottovoce.simulations.latency import SIZES, measure
+from sottovoce.simulations.ledger_bench import Effort
 from sottovoce.simulations.ledger_bench import bench as bench_ledger
 from sottovoce.simulations.market import load
 from sottovoce.simulations.runtimes import callers
@@ -116,7 +117,7 @@ def ledger(kills: int, writers: int, rounds: int, folder: Path, json_output: boo
     def say(what: str) -> None:
         click.echo(f"... {what}", err=True)
 
-    result = bench_ledger(folder, kills=kills, writers=writers, rounds=rounds, say=say)
+    result = bench_ledger(folder, Effort(kills=kills, writers=writers, rounds=rounds), say)
     if json_output:
         print_json(result)
         return

@@ -21,9 +21,6 @@ from sottovoce.simulations import tampering
 from sottovoce.simulations.ledger_trial import trial
 from sottovoce.simulations.postgres_server import NoServerError, server
 
-SECONDS = 2.0
-"""How long each rate is measured."""
-
 BATCH = 100
 """Rows in a batch that waits for the disk once."""
 
@@ -81,14 +78,28 @@ class Bench(Speed, frozen=True, kw_only=True):
     postgres: Speed | None
 
 
-def bench(folder: Path, *, kills: int, writers: int, rounds: int, say: Callable[[str], None]) -> Bench:
+class Effort(msgspec.Struct, frozen=True, kw_only=True):
+    """How much is tried.
+
+    Attributes:
+        kills: writers to kill.
+        writers: that write at a time.
+        rounds: filled in before reservations are timed, at most half of what `PLAN` has.
+        seconds: how long each rate is measured.
+    """
+
+    kills: int = 100
+    writers: int = 8
+    rounds: int = 10_000
+    seconds: float = 2.0
+
+
+def bench(folder: Path, effort: Effort, say: Callable[[str], None]) -> Bench:
     """Measure everything, in a temporary folder.
 
     Args:
         folder: on the disk to measure.
-        kills: writers to kill.
-        writers: that write at a time.
-        rounds: filled in before reservations are timed, at most half of what `PLAN` has.
+        effort: how much is tried.
         say: told what is measured next.
 
     Raises:
@@ -100,19 +111,19 @@ def bench(folder: Path, *, kills: int, writers: int, rounds: int, say: Callable[
         place = Path(made)
         numbers = iter(range(100))
         say("the disk")
-        rate = fsyncs_per_s(place)
+        rate = fsyncs_per_s(place, effort.seconds)
 
         def new_file() -> Path:
             return place / f"{next(numbers)}.db"
 
         forged = new_file()
         overwrite = partial(tampering.overwrite_file, forged)
-        files = _speed(new_file, forged, overwrite, kills, writers, rounds, say)
-    postgres = _postgres(kills, writers, rounds, say)
+        files = _speed(new_file, forged, overwrite, effort, say)
+    postgres = _postgres(effort, say)
     return Bench(**msgspec.structs.asdict(files), fsyncs_per_s=rate, postgres=postgres)
 
 
-def fsyncs_per_s(folder: Path) -> int:
+def fsyncs_per_s(folder: Path, seconds: float) -> int:
     """Writes of 4 KiB a second, each on disk before the next."""
     with (folder / "fsync").open("wb", buffering=0) as file:
 
@@ -120,10 +131,10 @@ def fsyncs_per_s(folder: Path) -> int:
             file.write(bytes(4096))
             os.fsync(file.fileno())
 
-        return _per_second(write)
+        return _per_second(write, seconds)
 
 
-def _postgres(kills: int, writers: int, rounds: int, say: Callable[[str], None]) -> Speed | None:
+def _postgres(effort: Effort, say: Callable[[str], None]) -> Speed | None:
     try:
         import psycopg
 
@@ -134,9 +145,7 @@ def _postgres(kills: int, writers: int, rounds: int, say: Callable[[str], None])
                     lambda: running.address(running.new_database()),
                     running.address(forged),
                     partial(tampering.overwrite_database, superuser),
-                    kills,
-                    writers,
-                    rounds,
+                    effort,
                     lambda what: say(f"PostgreSQL: {what}"),
                 )
     except (ModuleNotFoundError, NoServerError):
@@ -147,9 +156,7 @@ def _speed(
     new: Callable[[], Path | str],
     forged: Path | str,
     overwrite: Callable[[tampering.Content], None],
-    kills: int,
-    writers: int,
-    rounds: int,
+    effort: Effort,
     say: Callable[[str], None],
 ) -> Speed:
     """Everything on one database.
@@ -158,9 +165,7 @@ def _speed(
         new: names a place where a new ledger can be made.
         forged: another such place, of which `overwrite` replaces what lies there.
         overwrite: see `tampering.tried`.
-        kills: see `bench`.
-        writers: see `bench`.
-        rounds: see `bench`.
+        effort: see `bench`.
         say: see `bench`.
     """
     say("appending")
@@ -176,13 +181,13 @@ def _speed(
                 for _ in range(BATCH):
                     append()
 
-        singly, batched = _per_second(append), BATCH * _per_second(batch)
-    say(f"reserving after {rounds:,} rounds")
+        singly, batched = _per_second(append, effort.seconds), BATCH * _per_second(batch, effort.seconds)
+    say(f"reserving after {effort.rounds:,} rounds")
     place = new()
     with Ledger.open(place, create=True) as ledger:
         Budget(EPSILON, PLAN.delta, ledger).register(PLAN)
         with ledger.exclusive():
-            for round in range(rounds):
+            for round in range(effort.rounds):
                 ledger.commit(ledger.reserve("run", round, event, plan_hash, "train", "secure"), "ab" * 32)
         length = ledger.head().length
     began = time.perf_counter()
@@ -191,14 +196,14 @@ def _speed(
         budget = Budget(EPSILON, PLAN.delta, ledger)
 
         def reserve() -> None:
-            budget.reserve(PLAN, "run", rounds, "secure")
+            budget.reserve(PLAN, "run", effort.rounds, "secure")
 
         reserve()
         whole = _median_ms(reserve)
         with ledger.exclusive():
             alone = _median_ms(reserve)
-    say(f"killing {kills} of {writers} writers at a time")
-    outcome = trial(new(), kills=kills, writers=writers, allowed=40 * kills)
+    say(f"killing {effort.kills} of {effort.writers} writers at a time")
+    outcome = trial(new(), kills=effort.kills, writers=effort.writers, allowed=40 * effort.kills)
     say("tampering")
     with Ledger.open(forged, create=True) as ledger:
         tampering.every_kind(ledger)
@@ -221,10 +226,10 @@ def _speed(
     )
 
 
-def _per_second(action: Callable[[], None]) -> int:
+def _per_second(action: Callable[[], None], seconds: float) -> int:
     """How often something can be done in a second."""
     began, count = time.perf_counter(), 0
-    while (took := time.perf_counter() - began) < SECONDS:
+    while (took := time.perf_counter() - began) < seconds:
         action()
         count += 1
     return round(count / took)

@@ -13,9 +13,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +31,21 @@ class NoServerError(SottovoceError):
     """No PostgreSQL server can be started here."""
 
 
-@dataclass(frozen=True, slots=True)
 class Server:
     """A running server.
 
-    Attributes:
-        folder: that holds its socket.
+    Args:
+        folder: that holds its data and its socket.
         password: of its superuser, `postgres`.
-        process: the server's first process.
-        log: what it says.
+        command: that starts it.
+        as_user: who runs it, for `subprocess`.
     """
 
-    folder: Path
-    password: str
-    process: subprocess.Popen[bytes]
-    log: Path
+    def __init__(self, folder: Path, password: str, command: Sequence[str | Path], as_user: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.password = password
+        self._command, self._as_user = command, as_user
+        self._process: subprocess.Popen[bytes] | None = None
 
     def address(self, database: str = "postgres", user: str = "postgres", password: str | None = None) -> str:
         """How to reach one of its databases; without a password given, as one who has the superuser's."""
@@ -67,6 +66,44 @@ class Server:
         name = f"ledger_{secrets.token_hex(6)}"
         self.execute(f"CREATE DATABASE {name}")
         return name
+
+    def start(self) -> None:
+        """Return when it answers.
+
+        Raises:
+            NoServerError: it does not start.
+        """
+        import psycopg
+
+        log = self.folder / "log"
+        with log.open("ab") as out:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                cwd=self.folder,
+                start_new_session=True,
+                **self._as_user,
+            )
+        end = time.monotonic() + WAIT_S
+        while self._process.poll() is None and time.monotonic() < end:
+            try:
+                psycopg.connect(self.address(), connect_timeout=5).close()
+            except psycopg.OperationalError:
+                time.sleep(0.05)
+            else:
+                return
+        raise NoServerError(f"PostgreSQL does not start: {log.read_text()[-500:]!r}", "see its message")
+
+    def stop(self) -> None:
+        """End it by its process id, at once as in a crash: `start` then recovers what was on disk."""
+        for number in (signal.SIGQUIT, signal.SIGKILL):
+            if self._process is None or self._process.poll() is not None:
+                return
+            self._process.send_signal(number)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(WAIT_S)
 
 
 def programs() -> Path:
@@ -129,49 +166,14 @@ def server(*, fsync: bool = True) -> Iterator[Server]:
         )
         if made.returncode:
             raise NoServerError(f"initdb failed: {' '.join(made.stderr.split())}", "see its message")
-        with log.open("ab") as out:
-            settings = {"listen_addresses": "", "fsync": "on" if fsync else "off", "max_connections": "50"}
-            process = subprocess.Popen(
-                [place / "postgres", "-D", folder / "data", "-k", folder, *(f"--{k}={v}" for k, v in settings.items())],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                cwd=folder,
-                start_new_session=True,
-                **as_user,
-            )
-        running = Server(folder, password, process, log)
+        settings = {"listen_addresses": "", "fsync": "on" if fsync else "off", "max_connections": "50"}
+        command: list[str | Path] = [place / "postgres", "-D", folder / "data", "-k", folder]
+        command += [f"--{name}={value}" for name, value in settings.items()]
+        running = Server(folder, password, command, as_user)
         try:
-            _await(running)
+            running.start()
             yield running
         finally:
-            stop(running)
+            running.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def stop(running: Server) -> None:
-    """End a server: orderly, with its clients cut off, or at once if that takes too long."""
-    for number, patience in ((signal.SIGINT, WAIT_S), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0)):
-        if running.process.poll() is None:
-            running.process.send_signal(number)
-        try:
-            running.process.wait(patience)
-        except subprocess.TimeoutExpired:
-            continue
-        return
-
-
-def _await(running: Server) -> None:
-    """Return when the server answers."""
-    import psycopg
-
-    end = time.monotonic() + WAIT_S
-    while running.process.poll() is None and time.monotonic() < end:
-        try:
-            psycopg.connect(running.address(), connect_timeout=5).close()
-        except psycopg.OperationalError:
-            time.sleep(0.05)
-        else:
-            return
-    raise NoServerError(f"PostgreSQL does not start: {running.log.read_text()[-500:]!r}", "see its message")

@@ -7,6 +7,8 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ import pytest
 from sottovoce.privacy.chain import Head
 from sottovoce.privacy.errors import LedgerError
 from sottovoce.privacy.events import PoissonGaussian
-from sottovoce.privacy.ledger import Ledger
+from sottovoce.privacy.ledger import Ledger, Realised
 
 EVENT = PoissonGaussian(sampling_rate=0.02, noise_multiplier=1.0)
 ARTIFACT = "ab" * 32
@@ -125,14 +127,6 @@ def test_no_damaged_byte_escapes_as_anything_but_a_ledger_error(ledger, path, tm
         except LedgerError:
             found += 1
     assert found > 50
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write to read-only files")
-def test_a_read_only_file_is_refused_for_writing(ledger, path):
-    ledger.close()
-    path.chmod(0o444)
-    with pytest.raises(LedgerError, match="readonly"):
-        Ledger.open(path)
 
 
 def test_a_full_disk_is_reported_and_loses_nothing(ledger, path):
@@ -283,8 +277,124 @@ def test_a_ledger_rolled_back_under_a_running_coordinator_is_refused(ledger, pat
     with contextlib.closing(sqlite3.connect(path)) as raw, raw:
         raw.execute("DROP TRIGGER entries_stay")
         raw.execute("DELETE FROM entries WHERE seq > 3")
-    with pytest.raises(LedgerError, match="row 5: was there before"):
-        ledger.reserve("run", 9, EVENT, "p", "train", "secure")
+    for _ in range(2):
+        with pytest.raises(LedgerError, match="row 5: was there before"):
+            ledger.reserve("run", 9, EVENT, "p", "train", "secure")
+
+
+def test_a_ledger_rolled_back_after_a_failure_is_refused_however_often_it_is_asked(ledger, path):
+    fill(ledger, 2)
+
+    def failing():
+        with ledger.exclusive():
+            fill(ledger, 1)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        failing()
+    tamper(path, ("DELETE FROM entries WHERE seq > 3",), ("UPDATE sqlite_sequence SET seq = 3",))
+    for _ in range(2):
+        with pytest.raises(LedgerError, match=r"row 4: missing.*rolled back"):
+            ledger.reserve("run", 9, EVENT, "p", "train", "secure")
+
+
+# Older ledgers, full disks, missing rights
+
+
+def old_ledger(path):
+    """A ledger as it was laid out before there were restricted records."""
+    with Ledger.open(path, create=True) as ledger:
+        ledger.open_campaign(4.0, 1e-5, 6040)
+        fill(ledger, 1)
+    with contextlib.closing(sqlite3.connect(path)) as raw, raw:
+        raw.execute("DROP TABLE restricted")
+
+
+def test_a_ledger_from_before_restricted_records_is_read_without_any_and_left_alone(path, tmp_path):
+    old_ledger(path)
+    before = snapshot(tmp_path)
+    with Ledger.open(path, readonly=True) as reader:
+        assert reader.realised(reader.book()) == {}
+        assert reader.verify().length == 3
+    assert snapshot(tmp_path) == before
+
+
+def test_a_ledger_from_before_restricted_records_can_be_written_to(path):
+    old_ledger(path)
+    drawn = Realised(population=6040, cohort=118, answered=101, busiest=2, salt="00")
+    with Ledger.open(path) as ledger:
+        ledger.commit(ledger.reserve("run", 1, EVENT, "p" * 64, "train", "secure"), ARTIFACT, drawn)
+        assert ledger.realised(ledger.book()) == {5: drawn}
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real file system of 400 KiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(place)]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount a small file system")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_disk_that_fills_up_loses_no_acknowledged_row_and_goes_on_when_there_is_space(small_disk):
+    path, ballast = small_disk / "ledger.db", small_disk / "ballast"
+    ballast.write_bytes(bytes(100_000))
+    with Ledger.open(path, create=True) as ledger:
+        ledger.open_campaign(4.0, 1e-5, 6040)
+        paid = []
+
+        def spend():
+            while len(paid) < 10_000:
+                paid.append(ledger.reserve("run", len(paid), EVENT, "p", "train", "secure"))
+
+        with pytest.raises(LedgerError) as caught:
+            spend()
+        assert "ledger.db:" in caught.value.what
+        assert caught.value.todo
+        assert len(paid) > 10
+        ballast.unlink()
+        stored = {row.seq: row.hash for row in ledger.rows()}
+        assert {one.seq: one.hash for one in paid}.items() <= stored.items()
+        kept = ledger.verify().length
+        assert ledger.book().spent[EVENT] == kept - 1 >= len(paid)
+        fill(ledger, 1)
+        assert ledger.verify().length == kept + 2
+
+
+@contextlib.contextmanager
+def as_ordinary_user():
+    """The superuser may write everywhere; whoever else runs the tests may not."""
+    superuser = os.geteuid() == 0
+    if superuser:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if superuser:
+            os.seteuid(0)
+
+
+@pytest.mark.parametrize("locked", ["file", "folder"])
+def test_where_writing_is_not_allowed_the_ledger_can_be_read_and_stays_as_it_is(ledger, path, locked):
+    fill(ledger, 1)
+    ledger.close()
+    # Not in pytest's folders, which are closed to other users.
+    with tempfile.TemporaryDirectory() as made:
+        place = Path(shutil.copy(path, made))
+        place.chmod(0o444 if locked == "file" else 0o666)
+        place.parent.chmod(0o777 if locked == "file" else 0o555)
+        before = snapshot(place.parent)["ledger.db"]
+        with as_ordinary_user():
+            with Ledger.open(place, readonly=True) as reader:
+                assert reader.verify().length == 3
+            with pytest.raises(LedgerError, match=r"readonly|unable to open") as caught:
+                Ledger.open(place)
+        assert "writable" in caught.value.todo or "may write to" in caught.value.todo
+        assert snapshot(place.parent)["ledger.db"] == before
+        place.parent.chmod(0o700)
 
 
 # Reading
