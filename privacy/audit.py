@@ -168,7 +168,7 @@ def _figures(book: Book, delta: float, runs: dict[str, int], given: int | None) 
     inside = accountant.epsilon_without_sampling(exposure, delta, most)
     outside, name = spent_epsilon(book)
     return _Figures(
-        outside=min(outside, accountant.epsilon_without_sampling(book.rounds(), delta)),
+        outside=outside,
         inside=inside,
         accountant=name,
         exposure=dict(exposure),

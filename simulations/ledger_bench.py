@@ -86,12 +86,14 @@ class Effort(msgspec.Struct, frozen=True, kw_only=True):
         writers: that write at a time.
         rounds: filled in before reservations are timed, at most half of what `PLAN` has.
         seconds: how long each rate is measured.
+        tamper_step: 1 tries every way to lie, k one in k.
     """
 
     kills: int = 100
     writers: int = 8
     rounds: int = 10_000
     seconds: float = 2.0
+    tamper_step: int = 1
 
 
 def bench(folder: Path, effort: Effort, say: Callable[[str], None]) -> Bench:
@@ -207,7 +209,7 @@ def _speed(
     say("tampering")
     with Ledger.open(forged, create=True) as ledger:
         tampering.every_kind(ledger)
-    tried, missed = tampering.tried(forged, overwrite)
+    tried, missed = tampering.tried(forged, overwrite, effort.tamper_step)
     return Speed(
         appends_per_s=singly,
         reserve_ms_at_10000=whole,

@@ -11,6 +11,7 @@ from sottovoce.privacy.errors import BudgetError, ConfigError
 from sottovoce.privacy.events import NonPrivate
 from sottovoce.privacy.ledger import Ledger
 from sottovoce.privacy.plan import MechanismPlan
+from sottovoce.privacy.renyi import widest_order
 
 pytest.importorskip("dp_accounting", reason="accounting is part of the [train] extra")
 
@@ -168,3 +169,46 @@ def test_the_running_figure_is_never_below_the_published_one_nor_above_the_budge
     for round in range(20):
         budget.reserve(PLAN, "run", round, "secure")
         assert budget.spent().epsilon <= budget.running().epsilon <= budget.epsilon
+
+
+def test_a_campaign_opened_without_a_plan_can_judge_what_is_chosen_later(ledger):
+    budget = Budget(4.0, 1e-5, ledger)
+    budget.open(PLAN.population)
+    assert ledger.book().campaign.filter_order == widest_order(4.0, 1e-5)
+    budget.reserve(PLAN, "run", 0, "secure")
+    chosen_later = replace(PLAN, noise_multiplier=2.0)
+    budget.reserve(chosen_later, "run", 1, "secure")
+    assert ledger.book().adaptive
+    assert budget.spent().epsilon == 4.0
+    with pytest.raises(BudgetError, match="judged at order"):
+        budget.reserve(replace(PLAN, noise_multiplier=0.4, sampling_rate=1.0), "run", 2, "secure")
+
+
+@pytest.mark.parametrize(("population", "said"), [(0, "nobody to protect"), (100_000, "below 1/population")])
+def test_a_campaign_that_promises_nothing_is_not_opened(ledger, population, said):
+    with pytest.raises(ConfigError, match=said):
+        Budget(4.0, 1e-5, ledger).open(population)
+    assert ledger.head().length == 0
+
+
+def test_a_campaign_cannot_be_reopened_for_other_devices_or_with_other_shares(ledger):
+    Budget(4.0, 1e-5, ledger, {"purpose:metric": 0.5}).open(6040)
+    before = ledger.head()
+    Budget(4.0, 1e-5, ledger, {"purpose:metric": 0.5}).open(6040)
+    Budget(4.0, 1e-5, ledger).open(6040)
+    with pytest.raises(ConfigError, match="population = 6041"):
+        Budget(4.0, 1e-5, ledger).open(6041)
+    for shares in ({"purpose:metric": 0.6}, {"purpose:eval": 0.5}):
+        with pytest.raises(ConfigError, match="other shares"):
+            Budget(4.0, 1e-5, ledger, shares)
+    assert ledger.verify() == before
+
+
+def test_plans_over_budget_are_refused_whole_and_leave_the_ledger_as_it_was(ledger):
+    budget = Budget(pld(60), 1e-5, ledger)
+    with pytest.raises(BudgetError, match="100 planned releases would exceed epsilon") as caught:
+        budget.register(PLAN, replace(PLAN, purpose="metric"))
+    assert caught.value.todo
+    assert ledger.verify().length == 0
+    budget.register(PLAN)
+    assert ledger.verify().length == 2
