@@ -127,7 +127,7 @@ def audit(ledger_path: Path | str, pinned: Head | None = None, max_participation
     """Recompute what a ledger spent and look for everything wrong with it.
 
     Args:
-        ledger_path: of the ledger; it is not changed.
+        ledger_path: of the ledger, or its address on a server; it is not changed.
         pinned: head taken from a checkpoint or a bundle, which the ledger must contain.
         max_participations: most releases any one device took part in, if it was counted elsewhere.
 
@@ -169,7 +169,7 @@ def _figures(book: Book, delta: float, runs: dict[str, int], given: int | None) 
     inside = accountant.epsilon_without_sampling(exposure, delta, most)
     outside, name = spent_epsilon(book)
     return _Figures(
-        outside=min(outside, accountant.epsilon_without_sampling(book.rounds(), delta)),
+        outside=outside,
         inside=inside,
         accountant=name,
         exposure=dict(exposure),

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from sottovoce.privacy.audit import AuditReport
 from sottovoce.privacy.audit import audit as audit_ledger
 from sottovoce.privacy.errors import DataError, LedgerError, SottovoceError
+from sottovoce.privacy.store import is_address
 from sottovoce.simulations.cli_audit import audit_self_test
 from sottovoce.simulations.cli_options import PATH, as_json, data_dir, print_json, torch_threads
 from sottovoce.simulations.dataset import Dataset
@@ -223,14 +224,14 @@ def evaluate(run: Path, file: Path | None, data_dir: Path | None, json_output: b
 
 
 @click.command()
-@click.argument("run", type=PATH, required=False)
+@click.argument("run", required=False)
 @click.option("--self-test", is_flag=True, help="Audit broken and sound mechanisms instead of a run: about a minute.")
 @as_json
-def audit(run: Path | None, self_test: bool, json_output: bool) -> None:
+def audit(run: str | None, self_test: bool, json_output: bool) -> None:
     """Recompute what a run's ledger spent; exits with 1 when the ledger does not hold.
 
-    RUN is a run folder or a ledger file. A folder's newest checkpoint must be in its ledger: a ledger that was rolled
-    back is found.
+    RUN is a run folder, a ledger file or a postgresql:// address. A folder's newest checkpoint must be in its ledger: a
+    ledger that was rolled back is found.
     """
     if self_test:
         audit_self_test(json_output)
@@ -248,14 +249,14 @@ def audit(run: Path | None, self_test: bool, json_output: bool) -> None:
         sys.stdout.flush()
         raise LedgerError(
             "the ledger does not hold: nothing can be said about the privacy of this run",
-            "restore ledger.db from a copy; until then release nothing",
+            "restore the ledger from a copy; until then release nothing",
         )
 
 
-def _audited(run: Path) -> tuple[AuditReport, tuple[str, ...]]:
-    if not run.is_dir():
+def _audited(run: str) -> tuple[AuditReport, tuple[str, ...]]:
+    if is_address(run) or not Path(run).is_dir():
         return audit_ledger(run), ()
-    folder = RunFolder(run)
+    folder = RunFolder(Path(run))
     folder.experiment()
     return folder.audit()
 

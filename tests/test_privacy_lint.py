@@ -113,7 +113,7 @@ FINE = [
         "privacy/clip.py",
         TAKES + "class Paid:\n    paid: Reservation\n    def f(self):\n        release_sum(self.t, 1, s)",
     ),
-    ("privacy/ledger.py", "class Reservation: ...\npaid = Reservation()"),
+    ("privacy/reading.py", "class Reservation: ...\npaid = Reservation()"),
     ("simulations/cli.py", "import importlib\ncommand = importlib.import_module(NAMES[name])"),
 ]
 

@@ -1,8 +1,6 @@
 """The release that would overspend is refused, exactly that one, before anything is written."""
 
 import math
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 
@@ -15,7 +13,7 @@ from sottovoce.privacy.events import NonPrivate, Pure
 from sottovoce.privacy.filter import Filter, fixed_beforehand
 from sottovoce.privacy.ledger import Ledger
 from sottovoce.privacy.plan import MechanismPlan
-from sottovoce.privacy.renyi import epsilon_at_order, epsilon_rdp
+from sottovoce.privacy.renyi import epsilon_at_order, epsilon_rdp, widest_order
 
 pytest.importorskip("dp_accounting", reason="accounting is part of the [train] extra")
 
@@ -186,39 +184,17 @@ def test_the_running_figure_is_never_below_the_published_one_nor_above_the_budge
         assert budget.spent().epsilon <= budget.running().epsilon <= budget.epsilon
 
 
-SPENDER = f"""
-import sys
-from pathlib import Path
-from sottovoce.privacy.budget import Budget
-from sottovoce.privacy.errors import BudgetError
-from sottovoce.privacy.ledger import Ledger
-from sottovoce.privacy.plan import MechanismPlan
-
-path, limit, run, plan = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3], {PLAN!r}
-done = 0
-with Ledger.open(path, create=True) as ledger:
-    budget = Budget(limit, 1e-5, ledger)
-    try:
-        while True:
-            ledger.commit(budget.reserve(plan, run, done, "secure"), "0" * 64)
-            done += 1
-    except BudgetError:
-        print(done)
-"""
-
-
-def test_four_spenders_together_cannot_overspend(path):
-    limit = pld(40)
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", SPENDER, str(path), repr(limit), f"run-{n}"], stdout=subprocess.PIPE, text=True
-        )
-        for n in range(4)
-    ]
-    assert sum(int(child.communicate(timeout=120)[0]) for child in children) == 40
-    with Ledger.open(path) as ledger:
-        assert ledger.book().spent[PLAN.event()] == 40
-        assert Budget(limit, 1e-5, ledger).spent().epsilon <= limit
+def test_a_campaign_opened_without_a_plan_can_judge_what_is_chosen_later(ledger):
+    budget = Budget(4.0, 1e-5, ledger)
+    budget.open(PLAN.population)
+    assert ledger.book().campaign.filter_order == widest_order(4.0, 1e-5)
+    budget.reserve(PLAN, "run", 0, "secure")
+    chosen_later = replace(PLAN, noise_multiplier=2.0)
+    budget.reserve(chosen_later, "run", 1, "secure")
+    assert not fixed_beforehand(ledger.book())
+    assert budget.spent().epsilon == 4.0
+    with pytest.raises(BudgetError, match="judged at order"):
+        budget.reserve(replace(PLAN, noise_multiplier=0.4, sampling_rate=1.0), "run", 2, "secure")
 
 
 # Whole plans, and what was not planned
@@ -372,3 +348,33 @@ def test_a_long_campaign_answers_from_memory(ledger, seed):
     for spent in range(seed, 10_000, 97):
         assert filter.allows(Counter({event: spent}), event, 10_000)
     assert len(asked) <= 2
+
+
+@pytest.mark.parametrize(("population", "said"), [(0, "nobody to protect"), (100_000, "below 1/population")])
+def test_a_campaign_that_promises_nothing_is_not_opened(ledger, population, said):
+    with pytest.raises(ConfigError, match=said):
+        Budget(4.0, 1e-5, ledger).open(population)
+    assert ledger.head().length == 0
+
+
+def test_a_campaign_cannot_be_reopened_for_other_devices_or_with_other_shares(ledger):
+    Budget(4.0, 1e-5, ledger, {"purpose:metric": 0.5}).open(6040)
+    before = ledger.head()
+    Budget(4.0, 1e-5, ledger, {"purpose:metric": 0.5}).open(6040)
+    Budget(4.0, 1e-5, ledger).open(6040)
+    with pytest.raises(ConfigError, match="population = 6041"):
+        Budget(4.0, 1e-5, ledger).open(6041)
+    for shares in ({"purpose:metric": 0.6}, {"purpose:eval": 0.5}):
+        with pytest.raises(ConfigError, match="other shares"):
+            Budget(4.0, 1e-5, ledger, shares)
+    assert ledger.verify() == before
+
+
+def test_plans_over_budget_are_refused_whole_and_leave_the_ledger_as_it_was(ledger):
+    budget = Budget(pld(60), 1e-5, ledger)
+    with pytest.raises(BudgetError, match="100 planned releases would exceed epsilon") as caught:
+        budget.register(PLAN, replace(PLAN, purpose="metric"))
+    assert caught.value.todo
+    assert ledger.verify().length == 0
+    budget.register(PLAN)
+    assert ledger.verify().length == 2
