@@ -81,7 +81,7 @@ def one_run(outcome: Guesses, delta: float, significance: float) -> float:
         delta: of the claim.
         significance: chance with which the bound may be above the truth.
 
-    Source: Steinke, Nasr, Jagielski 2023, arXiv:2305.08846, theorem 5.2 and appendix D.
+    Source: Steinke, Nasr, Jagielski 2023, arXiv:2305.08846 (main theorem for approximate privacy).
     """
     from scipy import special, stats
 
@@ -107,7 +107,7 @@ def one_run_gaussian(outcome: Guesses, delta: float, significance: float) -> flo
         delta: at which the curve is read.
         significance: chance with which the bound may be above the truth.
 
-    Source: Mahloujifar, Melis, Chaudhuri 2024, arXiv:2410.22235, theorem 9 and algorithm 3.
+    Source: Mahloujifar, Melis, Chaudhuri 2024, arXiv:2410.22235 (recursion over the number of right guesses).
     """
     from scipy import special
 
@@ -154,7 +154,7 @@ def counted(scores: Scores, included: Coins, delta: float, significance: float) 
     Canaries count as independent trials, which they are in an audit block whose mechanism is as promised: it shows what
     as many separate runs with one canary each would have found.
 
-    Source: Jagielski et al. 2020, arXiv:2006.07709; Nasr et al. 2021, arXiv:2101.04535, section 3.
+    Source: Jagielski et al. 2020, arXiv:2006.07709; Nasr et al. 2021, arXiv:2101.04535.
     """
     from scipy import stats
 
@@ -190,7 +190,7 @@ def fitted(scores: Scores, included: Coins, delta: float) -> float:
     Returns:
         Epsilon; `inf` when a side has no spread at all, or above `HIGHEST`.
 
-    Source: Andrew et al. 2023, arXiv:2302.03098, section 3.
+    Source: Andrew et al. 2023, arXiv:2302.03098.
     """
     from scipy import stats
 

@@ -57,7 +57,7 @@ def test_more_right_guesses_never_show_less(made, data):
 
 
 def linear_program(outcome, epsilon, delta):
-    """Largest probability of as many right guesses that all constraints of the paper's theorem 9 permit."""
+    """Largest probability of as many right guesses that all constraints of the derivation in `possible` permit."""
     made, canaries = outcome.made, outcome.canaries
     number = np.arange(made + 1)
     rows, limits = [], []
