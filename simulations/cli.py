@@ -28,7 +28,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "evaluate": ("cli_train", "Score a run's model on held-out impressions."),
     "release": ("cli_ship", "Quantize, export, check and sign a run's model."),
     "pick": ("cli_ship", "Choose an ad on the device, and say why."),
-    "audit": ("cli_train", "Recompute what a run's ledger spent."),
+    "audit": ("cli_audit", "Recompute what a run spent, and measure whether it did as it says."),
     "ledger": ("cli_ledger", "Open, show, verify and export privacy ledgers."),
     "data": ("cli_data", "Describe, download and hand out data."),
     "bench": ("cli_bench", "Measure speed, side by side."),

@@ -18,6 +18,7 @@ from sottovoce.privacy.ledger import Ledger
 from sottovoce.privacy.statement import Statement, statement
 from sottovoce.privacy.store import is_address
 from sottovoce.simulations.cli_options import PATH, as_json, print_json
+from sottovoce.simulations.folder import RunFolder
 
 SHOWN_HASH = 12
 """Letters of a hash in a table."""
@@ -27,7 +28,10 @@ def _place(context: click.Context, argument: click.Parameter, value: str) -> Pat
     """A ledger's file; or its address on a server, which is no path and must stay as it is."""
     if is_address(value):
         return value
-    return Path(value) / "ledger.db" if Path(value).is_dir() else Path(value)
+    if not Path(value).is_dir():
+        return Path(value)
+    folder = RunFolder(Path(value))
+    return folder.ledger if folder.experiment_file.is_file() else folder.path / "ledger.db"
 
 
 @click.group()
