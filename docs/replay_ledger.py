@@ -35,7 +35,7 @@ def renyi(e):  # random stopping and filters are accounted by Renyi DP, where a 
 
 
 def epsilon(charged, delta, orders=None):
-    events = [(json.loads(event), count) for event, count in sorted(charged.items())]
+    events = [(json.loads(event), count) for event, count in sorted(charged.items()) if count]
     kinds = {event["type"] for event, _ in events}
     if "non_private" in kinds or not events:
         return math.inf if events else 0.0
@@ -53,6 +53,11 @@ def epsilon(charged, delta, orders=None):
     return min(loss.get_epsilon_for_delta(delta), (dp.get_epsilon_gaussian(1 / mu, delta) if mu else 0.0) + pure)
 
 
+def at_most(plan, rounds):  # in one run: a visible cohort charges nobody more often than the cap lets them take part
+    cap = plan["max_participations"] if plan and plan["cohorts"] == "visible" else None
+    return rounds if cap is None else min(rounds, cap)
+
+
 previous, campaign, plans, fixed, reserved = "0" * 64, {}, {}, Counter(), {}
 for number, line in enumerate(open(sys.argv[1], encoding="utf-8"), 1):
     row = json.loads(line)
@@ -64,18 +69,17 @@ for number, line in enumerate(open(sys.argv[1], encoding="utf-8"), 1):
         campaign = entry
     elif entry["state"] == "PLANNED":
         plans[entry["plan_hash"]] = entry
-        fixed[json.dumps(entry["event"])] += 0 if reserved else entry["rounds"]
+        fixed[json.dumps(entry["event"])] += 0 if reserved else at_most(entry, entry["rounds"])
     elif entry["state"] == "RESERVED":
         reserved[number] = (entry["run_id"], entry["plan_hash"], json.dumps(entry["event"]))
     elif entry["state"] == "VOID":  # every other reservation counts, whatever became of it
         reserved[entry["reservation"]] = None
 charged = Counter()
 for (_, plan, event), count in Counter(filter(None, reserved.values())).items():
-    visible = plan in plans and plans[plan]["cohorts"] == "visible"
-    cap = plans[plan]["max_participations"] if visible else None  # in one run
-    charged[event] += count if cap is None else min(count, cap)
-spent = epsilon(charged, campaign["delta"])
-if charged - fixed:  # something was not planned before the first release: a filter of one order kept the budget
+    charged[event] += at_most(plans.get(plan), count)
+spent, budget = epsilon(charged, campaign["delta"]), campaign["epsilon"]
+mixed = len(+charged) > 1 and budget and epsilon(fixed, campaign["delta"]) > budget
+if charged - fixed or mixed:  # not planned before the first release: a filter of one order kept the budget
     order = campaign["filter_order"] or sys.exit("not planned, and no filter: no figure holds")
     spent = max(campaign["epsilon"], epsilon(charged, campaign["delta"], [order]))
 print(f"epsilon {spent:.9f} at delta {campaign['delta']:g}, row {number} has hash {previous}")
