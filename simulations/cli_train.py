@@ -9,6 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from sottovoce.client.scoring import score
 from sottovoce.privacy.audit import AuditReport
 from sottovoce.privacy.audit import audit as audit_ledger
 from sottovoce.privacy.errors import DataError, LedgerError, SottovoceError
@@ -22,7 +23,6 @@ from sottovoce.simulations.metrics import Metrics
 from sottovoce.simulations.metrics import evaluate as evaluate_scores
 from sottovoce.simulations.results import finish
 from sottovoce.simulations.run import nodes, plan_for, train, trained
-from sottovoce.simulations.scoring import score
 
 SHORTCUTS = {
     "data": "data.name",

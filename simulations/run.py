@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from sottovoce.client.app import Node, client_app
+from sottovoce.client.scoring import score
 from sottovoce.models.ranker import initial
 from sottovoce.privacy.budget import Budget
 from sottovoce.privacy.calibration import calibrated
@@ -26,7 +27,6 @@ from sottovoce.simulations.experiment import Experiment
 from sottovoce.simulations.folder import Point, RunFolder
 from sottovoce.simulations.loading import partition
 from sottovoce.simulations.metrics import Metrics, evaluate
-from sottovoce.simulations.scoring import score
 
 
 @dataclass(frozen=True, slots=True)
