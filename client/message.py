@@ -13,7 +13,7 @@ import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from sottovoce.client.fleet import LocalTraining
-from sottovoce.client.wire import FloatArrays
+from sottovoce.client.wire import FloatArrays as FloatArrays
 from sottovoce.client.wire import arrays as _arrays
 from sottovoce.client.wire import config as _config
 from sottovoce.client.wire import exactly as _exactly

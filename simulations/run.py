@@ -27,6 +27,7 @@ from sottovoce.simulations.experiment import Experiment
 from sottovoce.simulations.folder import Point, RunFolder
 from sottovoce.simulations.loading import partition
 from sottovoce.simulations.metrics import Metrics, evaluate
+from sottovoce.simulations.queries import measurement_charge, measurement_plans
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,8 @@ def plan_for(experiment: Experiment, population: int) -> MechanismPlan:
     """
     target = experiment.privacy
     plan = MechanismPlan(population, target.sampling_rate, target.clip_norm, 0.0, experiment.rounds, target.delta)
-    return plan if target.noise == "none" else calibrated(plan, target.epsilon)
+    besides = measurement_charge(experiment, population)
+    return plan if target.noise == "none" else calibrated(plan, target.epsilon, besides)
 
 
 def nodes(experiment: Experiment, dataset: Dataset) -> ClientApp:
@@ -64,8 +66,8 @@ def nodes(experiment: Experiment, dataset: Dataset) -> ClientApp:
     def open_node(context: Context) -> Node:
         number, of = int(context.node_config["partition-id"]), int(context.node_config["num-partitions"])
         if (number, of) not in hosted:
-            share = partition(dataset.train, number, of)
-            hosted[number, of] = Node(share, dataset.schema, experiment.model, number)
+            share, later = partition(dataset.train, number, of), partition(dataset.valid, number, of)
+            hosted[number, of] = Node(share, dataset.schema, experiment.model, number, held_out=later)
         return hosted[number, of]
 
     return client_app(open_node)
@@ -111,7 +113,7 @@ def train(
         start = checkpoint.newest(folder.checkpoints) if checkpoint.present(folder.checkpoints) else None
         with Ledger.open(folder.ledger_file, create=start is None) as ledger:
             budget = Budget(target.epsilon, target.delta, ledger)
-            budget.register(plan)
+            budget.register(plan, *measurement_plans(experiment, plan.population).values())
             run_id = start.facts.run_id if start else secrets.token_hex(8)
             step = _step(experiment, dataset, plan, run_id)
             notes = _continue(start, step, plan, dataset, ledger) if start else []
