@@ -94,9 +94,9 @@ class Measurements(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     calibration: Planned = 0
     clip: Planned = 0
     popularity: Planned = 0
-    noise_multiplier: Annotated[float, msgspec.Meta(ge=0.1, le=1e6)] = 10.0
+    noise_multiplier: Annotated[float, msgspec.Meta(ge=0.1, le=1e6)] = 5.0
     sampling_rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
-    clip_norm: Annotated[float, msgspec.Meta(ge=1e-6, le=1e6)] = 8.0
+    clip_norm: Annotated[float, msgspec.Meta(ge=1e-6, le=1e6)] = 4.0
 
 
 class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
