@@ -15,10 +15,10 @@ from sottovoce.privacy import accountant, renyi
 from sottovoce.privacy.book import Book
 from sottovoce.privacy.claim import DeviceClaim
 from sottovoce.privacy.errors import BudgetError, ConfigError
-from sottovoce.privacy.events import MICRO, Event, NoiseKind
+from sottovoce.privacy.events import MICRO, Event, NoiseKind, NonPrivate
 from sottovoce.privacy.filter import Filter, spent_epsilon
 from sottovoce.privacy.ledger import Ledger, Realised, Reservation
-from sottovoce.privacy.plan import MechanismPlan
+from sottovoce.privacy.plan import Plan
 
 FEW_RUNS = 3
 """Tuning runs that are cheaper added up than with random stopping."""
@@ -62,7 +62,7 @@ class Budget:
             raise ConfigError("no campaign is open on this ledger", "open one with `sottovoce ledger open`")
         return cls(math.inf if campaign.epsilon is None else campaign.epsilon, campaign.delta, ledger)
 
-    def open(self, population: int, *plans: MechanismPlan) -> None:
+    def open(self, population: int, *plans: Plan) -> None:
         """Open the campaign for `population` devices, unless it is open; `plans` choose the order of its filter."""
         with self._ledger.exclusive() as book:
             if book.campaign is not None:
@@ -72,7 +72,7 @@ class Budget:
             order = None if limit is None else renyi.best_order(counts, self.delta)
             self._ledger.open_campaign(limit, self.delta, population, filter_order=order, shares=self._shares)
 
-    def register(self, *plans: MechanismPlan) -> None:
+    def register(self, *plans: Plan) -> None:
         """Verify that whole plans fit together into what is left, and write them down; opens the campaign if need be.
 
         Plans that stand in the ledger already are not verified again. Register everything that a campaign will release
@@ -98,7 +98,7 @@ class Budget:
                     "plan fewer rounds, more noise or smaller cohorts; nothing was released",
                 )
 
-    def admits(self, plan: MechanismPlan) -> int:
+    def admits(self, plan: Plan) -> int:
         """How many more rounds of `plan` the budget allows now, of those that it plans; nothing is written.
 
         Raises:
@@ -112,9 +112,7 @@ class Budget:
         order = self._order(book, Counter({event: left})) if book.releases else None
         return self._filters[""].reach(book.spent, event, left, order)
 
-    def reserve(
-        self, plan: MechanismPlan, run_id: str, round: int, noise_kind: NoiseKind, querier: str = ""
-    ) -> Reservation:
+    def reserve(self, plan: Plan, run_id: str, round: int, noise_kind: NoiseKind, querier: str = "") -> Reservation:
         """Debit one round of `plan`; on return it is on disk, and only then may the cohort be drawn.
 
         Args:
@@ -130,7 +128,7 @@ class Budget:
             LedgerError: the ledger cannot be read or written.
             ValueError: `none` for a plan that has noise.
         """
-        if plan.noise_multiplier == 0:
+        if isinstance(plan.event(), NonPrivate):
             noise_kind = "none"
         elif noise_kind == "none":
             raise ValueError("a plan with noise needs secure or seeded noise")
@@ -180,7 +178,7 @@ class Budget:
         sure = not (book.noise["seeded"] or book.noise["none"]) and epsilon < math.inf
         return DeviceClaim(epsilon, self.delta, accountant=name, guarantee=sure)
 
-    def _write(self, plan: MechanismPlan) -> None:
+    def _write(self, plan: Plan) -> None:
         self._ledger.plan(plan.settings(), plan.event(), plan.rounds, plan.cohorts, plan.max_participations)
 
     def _order(self, book: Book, charge: Counter[Event]) -> float | None:
@@ -226,14 +224,14 @@ class Budget:
             return True
         return self._filters[name].allows(spent + charge - Counter({last: 1}), last, ahead, order)
 
-    def _too_many_runs(self, book: Book, plan: MechanismPlan, run_id: str) -> str | None:
+    def _too_many_runs(self, book: Book, plan: Plan, run_id: str) -> str | None:
         """Refuse a fourth tuning run: from there on random stopping costs less and must be used."""
         runs = {run for (run, _, purpose, _), count in book.uses.items() if purpose == "tuning" and count}
         if plan.purpose != "tuning" or run_id in runs or len(runs) < FEW_RUNS:
             return None
         return f"{FEW_RUNS} tuning runs, which are in this campaign already: more need random stopping (`Selection`)"
 
-    def _same_campaign(self, book: Book, plan: MechanismPlan | None) -> None:
+    def _same_campaign(self, book: Book, plan: Plan | None) -> None:
         """Refuse to mix campaigns on one ledger."""
         wanted = {"epsilon": self.epsilon, "delta": self.delta}
         found = dict(wanted)

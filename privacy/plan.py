@@ -6,7 +6,7 @@ accounted cannot differ from what was done.
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import msgspec
 
@@ -21,6 +21,46 @@ from sottovoce.privacy.sampling import EveryoneSampler, PoissonSampler, Sampler,
 
 Sampling = Literal["poisson", "truncated_poisson", "none"]
 Cohorts = Literal["secret", "visible"]
+
+
+class Plan(Protocol):
+    """What a budget must know of any plan: `MechanismPlan`, or the `CountPlan` of pure releases."""
+
+    @property
+    def population(self) -> int:
+        """Enrolled devices."""
+
+    @property
+    def delta(self) -> float:
+        """Of the campaign."""
+
+    @property
+    def rounds(self) -> int:
+        """How many releases are planned."""
+
+    @property
+    def purpose(self) -> Purpose:
+        """Why."""
+
+    @property
+    def cohorts(self) -> Cohorts:
+        """Whether an outsider can learn who takes part."""
+
+    @property
+    def max_participations(self) -> int | None:
+        """Most releases of one run that a device takes part in."""
+
+    def event(self) -> Event:
+        """The privacy event of one release."""
+
+    def charged(self, rounds: int | None = None) -> dict[Event, int]:
+        """What `rounds` releases of one run are charged."""
+
+    def settings(self) -> dict[str, str | int | float | None]:
+        """Every setting, as the ledger keeps it."""
+
+    def digest(self) -> str:
+        """SHA-256 of the settings."""
 
 
 @dataclass(frozen=True, slots=True)
