@@ -225,8 +225,9 @@ def test_a_ledger_that_was_rolled_back_is_found_by_what_was_released(dataset, ru
         (run / name).unlink(missing_ok=True)
     shutil.copy(tmp_path / "old.db", run / "ledger.db")
     using = grid(experiment(), dataset)
-    with pytest.raises(LedgerError):
-        ask(run, "clip", experiment(), dataset, using)
+    for query in ("clip", "quality"):
+        with pytest.raises(LedgerError):
+            ask(run, query, experiment(), dataset, using)
     assert using.sent == []
 
 
