@@ -18,7 +18,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "[2/3] installing torch"
 	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt torch
 	@echo "[3/3] installing everything else (1 to 3 minutes)"
-	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt --editable '.[train,ray,dev]'
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt --editable '.[train,postgres,ray,dev]'
 	@touch $@
 
 demo: $(VENV)/.ready

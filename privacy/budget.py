@@ -13,12 +13,13 @@ from typing import Self
 
 from sottovoce.privacy import accountant, renyi
 from sottovoce.privacy.book import Book
+from sottovoce.privacy.campaign import check_campaign, in_micro, share_of
 from sottovoce.privacy.claim import DeviceClaim
 from sottovoce.privacy.errors import BudgetError, ConfigError
 from sottovoce.privacy.events import MICRO, Event, NoiseKind, NonPrivate
-from sottovoce.privacy.filter import Filter, spent_epsilon
+from sottovoce.privacy.filter import Filter, fixed_beforehand, spent_epsilon
 from sottovoce.privacy.ledger import Ledger, Realised, Reservation
-from sottovoce.privacy.plan import Plan
+from sottovoce.privacy.planned import Plan
 
 FEW_RUNS = 3
 """Tuning runs that are cheaper added up than with random stopping."""
@@ -39,14 +40,11 @@ class Budget:
     """
 
     def __init__(self, epsilon: float, delta: float, ledger: Ledger, shares: Mapping[str, float] | None = None) -> None:
-        if not epsilon > 0:
-            raise ConfigError(f"epsilon = {epsilon} is not a budget", "set epsilon above 0, or infinite for no privacy")
-        if not 0 < delta < 1:
-            raise ConfigError(f"delta = {delta} is not between 0 and 1", "set delta below 1 / population")
+        check_campaign(epsilon, delta, shares=shares)
         self.epsilon = epsilon
         self.delta = delta
         self._ledger = ledger
-        self._shares = {name: _micro(name, share) for name, share in (shares or {}).items()}
+        self._shares = {name: in_micro(name, share) for name, share in (shares or {}).items()}
         self._filters = {"": Filter(epsilon, delta)}
         self._same_campaign(ledger.book(), None)
 
@@ -63,20 +61,32 @@ class Budget:
         return cls(math.inf if campaign.epsilon is None else campaign.epsilon, campaign.delta, ledger)
 
     def open(self, population: int, *plans: Plan) -> None:
-        """Open the campaign for `population` devices, unless it is open; `plans` choose the order of its filter."""
+        """Open the campaign for `population` devices, unless it is open.
+
+        `plans` choose the order of its filter; without any it is the one that lets most Gaussian releases through.
+
+        Raises:
+            ConfigError: delta is not below 1 / population, or the campaign is open with other values.
+            LedgerError: the ledger cannot be read or written.
+        """
+        check_campaign(self.epsilon, self.delta, population)
         with self._ledger.exclusive() as book:
             if book.campaign is not None:
+                self._same_campaign(book, None, population)
                 return
             counts: Counter[Event] = sum((Counter(plan.charged()) for plan in plans), Counter())
             limit = None if math.isinf(self.epsilon) else self.epsilon
-            order = None if limit is None else renyi.best_order(counts, self.delta)
+            order = None
+            if limit is not None:
+                order = renyi.best_order(counts, self.delta) or renyi.widest_order(limit, self.delta)
             self._ledger.open_campaign(limit, self.delta, population, filter_order=order, shares=self._shares)
 
     def register(self, *plans: Plan) -> None:
         """Verify that whole plans fit together into what is left, and write them down; opens the campaign if need be.
 
-        Plans that stand in the ledger already are not verified again. Register everything that a campaign will release
-        before its first release: what is planned later counts as chosen after seeing results, and costs more.
+        Until the first release, plans are verified together with those that were registered before; those that stand in
+        the ledger already are not verified again. Register everything that a campaign will release before its first
+        release: what is planned later counts as chosen after seeing results, and costs more.
 
         Raises:
             BudgetError: together they would overspend; nothing was written.
@@ -88,9 +98,11 @@ class Budget:
         with self._ledger.exclusive() as book:
             self.open(plans[0].population, *plans)
             new = [plan for plan in plans if plan.digest() not in book.plans]
+            charge: Counter[Event] = sum((Counter(plan.charged()) for plan in new), Counter())
+            if not book.releases:
+                charge += book.fixed
             for plan in plans:
                 self._write(plan)
-            charge: Counter[Event] = sum((Counter(plan.charged()) for plan in new), Counter())
             refused = next(self._refusals(book, charge, {"": 1}), None) if new else None
             if refused:
                 raise BudgetError(
@@ -134,7 +146,7 @@ class Budget:
             raise ValueError("a plan with noise needs secure or seeded noise")
         book, event, plan_hash = self._ledger.book(), plan.event(), plan.digest()
         self._same_campaign(book, plan)
-        if not book.adaptive:
+        if fixed_beforehand(book):
             # Whatever is slow is computed here once and remembered, so that nobody waits for it at the lock.
             self._filters[""].allows(book.spent, event, plan.rounds)
         ahead = {"": plan.rounds, f"purpose:{plan.purpose}": plan.rounds}
@@ -171,6 +183,8 @@ class Budget:
         return math.inf if math.isinf(self.epsilon) else max(0.0, self.epsilon - self.spent().epsilon)
 
     def _claim(self, book: Book, grid: float) -> DeviceClaim:
+        if book.campaign is not None and book.campaign.unit != "device":
+            raise ConfigError("this ledger is about the records of one device", "ask its `DeviceLedger` what was spent")
         epsilon, name = spent_epsilon(book, grid)
         if grid != accountant.FINE:
             # The budget was kept by the fine grid; the coarse one may lie a little above it.
@@ -187,7 +201,7 @@ class Budget:
         Raises:
             BudgetError: a filter is needed, but none was declared when the campaign was opened.
         """
-        if book.spent + charge <= book.fixed or math.isinf(self.epsilon):
+        if math.isinf(self.epsilon) or fixed_beforehand(book, charge):
             return None
         order = book.campaign.filter_order if book.campaign else None
         if order is None:
@@ -208,7 +222,7 @@ class Budget:
             )
         limits = book.campaign.shares if book.campaign else {}
         for name in ahead:
-            limit = _limit(limits, name)
+            limit = share_of(limits, name)
             if limit is None or self._fits(name, limit / MICRO, book.shares[name], charge, order, ahead[name]):
                 continue
             yield f"the share of {name}, epsilon {limit / MICRO:g}"
@@ -226,42 +240,44 @@ class Budget:
 
     def _too_many_runs(self, book: Book, plan: Plan, run_id: str) -> str | None:
         """Refuse a fourth tuning run: from there on random stopping costs less and must be used."""
+        if plan.purpose != "tuning":
+            return None
         runs = {run for (run, _, purpose, _), count in book.uses.items() if purpose == "tuning" and count}
-        if plan.purpose != "tuning" or run_id in runs or len(runs) < FEW_RUNS:
+        if run_id in runs or len(runs) < FEW_RUNS:
             return None
         return f"{FEW_RUNS} tuning runs, which are in this campaign already: more need random stopping (`Selection`)"
 
-    def _same_campaign(self, book: Book, plan: Plan | None) -> None:
+    def _same_campaign(self, book: Book, plan: Plan | None, population: int | None = None) -> None:
         """Refuse to mix campaigns on one ledger."""
-        wanted = {"epsilon": self.epsilon, "delta": self.delta}
-        found = dict(wanted)
-        if plan is not None:
-            wanted |= {"delta": plan.delta, "population": plan.population}
-            found |= {"population": plan.population}
-        if (campaign := book.campaign) is not None:
-            limit = math.inf if campaign.epsilon is None else campaign.epsilon
-            found = {"epsilon": limit, "delta": campaign.delta, "population": campaign.population}
-        for name, value in wanted.items():
-            if found[name] != value:
-                raise ConfigError(
-                    f"{name} = {value:g}, but the campaign of this ledger has {name} = {found[name]:g}",
-                    "use the same values, or another ledger for another campaign",
-                )
+        campaign = book.campaign
+        unit = "device" if campaign is None else campaign.unit
+        if plan is not None and (getattr(plan.event(), "adjacency", None) == "add_remove") != (unit == "record"):
+            raise ConfigError(
+                f"the unit of this ledger's campaign is one {unit}, that of the plan is not",
+                "use another ledger: a device's records and whole devices are never added up",
+            )
+        if campaign is None:
+            if plan is not None and plan.delta != self.delta:
+                raise _another("delta", plan.delta, self.delta)
+            return
+        limit = math.inf if campaign.epsilon is None else campaign.epsilon
+        people = population if plan is None else plan.population
+        for name, value, found in (
+            ("epsilon", self.epsilon, limit),
+            ("delta", self.delta if plan is None else plan.delta, campaign.delta),
+            ("population", campaign.population if people is None else people, campaign.population),
+        ):
+            if value != found:
+                raise _another(name, value, found)
+        if self._shares and self._shares != campaign.shares:
+            raise ConfigError(
+                "the campaign of this ledger keeps other shares, or none",
+                "leave the shares out, or use another ledger for another campaign",
+            )
 
 
-def _limit(shares: Mapping[str, int], name: str) -> int | None:
-    """Millionths of epsilon that `name` may spend; None for no share of its own; 0 for a stranger among queriers."""
-    kind, _, _ = name.partition(":")
-    found = shares.get(name, shares.get(f"{kind}:*")) if kind else None
-    if found is None and kind == "querier" and any(key.startswith("querier:") for key in shares):
-        return 0
-    return found
-
-
-def _micro(name: str, share: float) -> int:
-    """A share in whole millionths, rounded down."""
-    if name.partition(":")[0] not in ("purpose", "querier") or not name.partition(":")[2]:
-        raise ConfigError(f"share {name!r} names neither purpose:NAME nor querier:NAME", "correct the name")
-    if not 0 <= share < math.inf:
-        raise ConfigError(f"share {name} = {share} is not an epsilon", "set it to 0 or more")
-    return math.floor(share * MICRO)
+def _another(name: str, value: float, found: float) -> ConfigError:
+    return ConfigError(
+        f"{name} = {value:g}, but the campaign of this ledger has {name} = {found:g}",
+        "use the same values, or another ledger for another campaign",
+    )

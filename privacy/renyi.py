@@ -50,8 +50,21 @@ def _best(group: Group, delta: float) -> tuple[float, float]:
     from dp_accounting.rdp import rdp_privacy_accountant
 
     total = np.sum([count * _curve(event) for event, count in group], axis=0)
-    epsilon, order = rdp_privacy_accountant.compute_epsilon(rdp_privacy_accountant.DEFAULT_RDP_ORDERS, total, delta)
+    epsilon, order = rdp_privacy_accountant.compute_epsilon(_orders(), total, delta)
     return max(0.0, float(epsilon)), float(order)
+
+
+@lru_cache(maxsize=1)
+def _orders() -> npt.NDArray[np.float64]:
+    """The orders that `dp_accounting` knows, ascending."""
+    from dp_accounting.rdp import rdp_privacy_accountant
+
+    return np.asarray(rdp_privacy_accountant.DEFAULT_RDP_ORDERS, np.float64)
+
+
+def _price(orders: npt.NDArray[np.float64], delta: float) -> npt.NDArray[np.float64]:
+    """What turning a Renyi divergence of each order into an epsilon adds to it."""
+    return np.asarray(np.log1p(-1 / orders) - np.log(delta * orders) / (orders - 1), np.float64)
 
 
 def epsilon_rdp(counts: Counts, delta: float) -> float:
@@ -91,17 +104,30 @@ def epsilon_at_order(counts: Counts, delta: float, order: float) -> float:
     Source: Feldman and Zrnic 2021, arXiv:2008.11193, section 4 (the filter); Canonne et al. 2020, arXiv:2004.00010,
     proposition 12 (the conversion).
     """
-    from dp_accounting.rdp import rdp_privacy_accountant
-
     check_delta(delta)
-    orders = [float(known) for known in rdp_privacy_accountant.DEFAULT_RDP_ORDERS]
-    if order not in orders:
+    places = np.flatnonzero(_orders() == order)
+    if not len(places):
         raise ValueError(f"order {order} is not among the accountant's")
     group = grouped(counts)
     if group is None:
         return math.inf
     if not group:
         return 0.0
-    place = orders.index(order)
-    divergence = sum(count * float(_curve(event)[place]) for event, count in group)
-    return max(0.0, divergence + math.log1p(-1 / order) - math.log(delta * order) / (order - 1))
+    divergence = sum(count * float(_curve(event)[places[0]]) for event, count in group)
+    return max(0.0, divergence + float(_price(_orders()[places], delta)[0]))
+
+
+def widest_order(epsilon: float, delta: float) -> float:
+    """The order at which a budget lets most Gaussian noise-to-signal through: for campaigns that declare no plan.
+
+    A Gaussian's divergence is proportional to the order. The best order of a Gaussian that costs exactly `epsilon` by
+    Renyi DP is the one that leaves most per order, once the price of turning divergence into epsilon is paid.
+
+    Args:
+        epsilon: of the campaign, above 0.
+        delta: of the campaign.
+    """
+    check_delta(delta)
+    left = (epsilon - _price(_orders(), delta)) / _orders()
+    # A budget too small for any Gaussian at these orders is spent on pure releases, if at all.
+    return float(_orders()[np.argmax(left)])

@@ -1,116 +1,90 @@
-"""The SQLite file under a ledger: how it is made, recognised and opened, and what its failures mean.
+"""Where the rows of a ledger are kept: all that a ledger asks of a database, and which database an address names.
 
-WAL mode with synchronous=FULL: when a transaction has ended, it survives a power cut. A file that is not a ledger is
-never changed, not even when it was opened for writing.
+A store knows nothing of what rows mean. It hands them out as they lie there, unchecked, appends them under one lock,
+and remembers the highest row it ever held, so that rows cut off at the end are missed.
 """
 
-import sqlite3
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Protocol
 
+from sottovoce.privacy.chain import Row
 from sottovoce.privacy.errors import LedgerError
-
-APPLICATION_ID, FORMAT = 0x53766C64, 1
-"""Marks a SQLite file as a ledger ("Svld") of the first format."""
-
-_OURS, _NEW = (APPLICATION_ID, FORMAT, True), (0, 0, False)
-
-WAIT_S = 60.0
-"""How long a writer waits for another one."""
-
-_LAYOUT = (
-    "CREATE TABLE entries (seq INTEGER PRIMARY KEY AUTOINCREMENT, prev_hash TEXT NOT NULL, hash TEXT NOT NULL, "
-    "body BLOB NOT NULL)",
-    "CREATE TABLE restricted (seq INTEGER PRIMARY KEY, body BLOB NOT NULL)",
-    "CREATE TRIGGER entries_keep BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END",
-    "CREATE TRIGGER entries_stay BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END",
-    f"PRAGMA application_id = {APPLICATION_ID}",
-    f"PRAGMA user_version = {FORMAT}",
-)
-
-_TODO = {
-    "full": "free some space on the disk and start again; nothing was released",
-    "readonly": "make the file and its folder writable, or open a copy",
-    "locked": "wait until the other process is done, or end it",
-    "unable to open": "check that the path is a file in a folder you may write to",
-    "I/O": "check the disk; restore the ledger from a copy if it stays",
-}
+from sottovoce.privacy.sqlite import SQLiteStore
 
 
-@contextmanager
-def reported(path: Path) -> Iterator[None]:
-    """Turn SQLite's complaints into ours."""
-    try:
-        yield
-    except (sqlite3.Error, UnicodeDecodeError) as error:
-        # Python fails to decode SQLite's message when that quotes damaged bytes.
-        text = str(error)
-        todo = next((todo for sign, todo in _TODO.items() if sign in text), "restore the ledger from a copy")
-        raise LedgerError(f"{path}: {text}", todo) from error
+class Store(Protocol):
+    """A database with a ledger in it. Every failure of the database is a `LedgerError`."""
+
+    @property
+    def name(self) -> str:
+        """Where it is, for messages; holds no password."""
+
+    @property
+    def writing(self) -> bool:
+        """Whether an `exclusive` transaction is under way."""
+
+    def rows(self, after: int) -> Iterator[Row]:
+        """The rows after row `after`, in order, as they are stored."""
+
+    def hash_of(self, seq: int) -> str | None:
+        """The stored hash of one row; None where there is no such row."""
+
+    def highest(self) -> int:
+        """Number of the highest row ever appended, 0 before the first."""
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        """Everything read inside is of one moment; does nothing inside a transaction."""
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Write with all other writers kept out: on disk at the end, or nothing of it.
+
+        When the end itself fails, what was written may be there or not: who goes on must read.
+        """
+
+    def append(self, row: Row) -> None:
+        """Add one row, inside `exclusive` only."""
+
+    def keep(self, seq: int, body: bytes) -> None:
+        """Put a restricted record beside row `seq`, inside `exclusive` only."""
+
+    def restricted(self) -> list[tuple[int, object]]:
+        """The restricted records by row, as stored; none where this reader may not see them."""
+
+    def close(self) -> None:
+        """Let go of the database; the store cannot be used afterwards."""
 
 
-def connect(path: Path, create: bool, readonly: bool) -> sqlite3.Connection:
-    """Open a ledger file; see `Ledger.open`.
+def is_address(text: str) -> bool:
+    """Whether `text` is the address of a database server rather than the path of a file."""
+    # Whatever looks like an address is kept away from messages about files: it may hold a password.
+    return bool(re.match(r"(?i)(postgres[a-z0-9+.-]*:|[a-z][a-z0-9+.-]+:/)|.*\bpassword\s*=", text))
+
+
+def open_store(address: Path | str, create: bool, readonly: bool) -> Store:
+    """The store at an address.
 
     Args:
-        path: of the file.
+        address: path of a SQLite file, or `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`.
         create: lay out a new one when there is none.
-        readonly: change nothing, nor make files next to it unless a write-ahead log must be read.
+        readonly: change nothing; writing is then refused.
 
     Raises:
-        LedgerError: no such file, not a ledger, unreadable or unwritable.
+        LedgerError: there is none, it is no ledger, or it cannot be read or written.
     """
-    if path.is_dir():
-        raise LedgerError(f"{path} is a folder, not a ledger", "name the file, usually ledger.db")
-    if not path.exists() and not create:
-        raise LedgerError(f"no ledger at {path}", "check the path; a run without its ledger cannot be accounted for")
-    mode = "rwc" if create else "rw"
-    if readonly:
-        # Without a write-ahead log nothing needs to be locked or replayed.
-        wal = path.with_name(path.name + "-wal")
-        mode = "ro" if wal.exists() and wal.stat().st_size else "ro&immutable=1"
-    with reported(path):
-        connection = sqlite3.connect(
-            f"{path.resolve().as_uri()}?mode={mode}", uri=True, timeout=WAIT_S, isolation_level=None
-        )
-        try:
-            connection.text_factory = bytes
-            if not readonly:
-                _prepare(connection, create)
-            _recognise(connection, path)
-        except BaseException:
-            connection.close()
-            raise
-    return connection
-
-
-def _prepare(connection: sqlite3.Connection, create: bool) -> None:
-    """Set the file up for durable writing, and lay out a new one."""
-    mark = _mark(connection)
-    if mark != _OURS and not (create and mark == _NEW):
-        return
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("BEGIN IMMEDIATE")
-    if _mark(connection) == _NEW:
-        for statement in _LAYOUT:
-            connection.execute(statement)
-    connection.execute("COMMIT")
-
-
-def _mark(connection: sqlite3.Connection) -> tuple[int, int, bool]:
-    """Application id and format of a SQLite file, and whether it holds anything."""
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    return application, version, tables > 0
-
-
-def _recognise(connection: sqlite3.Connection, path: Path) -> None:
-    """Refuse a SQLite file that is not a ledger of this format."""
-    application, version, _ = _mark(connection)
-    if application != APPLICATION_ID:
-        raise LedgerError(f"{path} is not a ledger of sottovoce", "name the file that a run wrote, usually ledger.db")
-    if version != FORMAT:
-        raise LedgerError(f"{path} has ledger format {version}, this version reads {FORMAT}", "update sottovoce")
+    text = str(address)
+    if not is_address(text):
+        return SQLiteStore(Path(address), create, readonly)
+    if isinstance(address, Path):
+        # A path joins the slashes of an address.
+        text = text.replace(":/", "://", 1)
+    try:
+        from sottovoce.privacy.postgres import PostgresStore
+    except ModuleNotFoundError as error:
+        raise LedgerError(
+            "a ledger on a PostgreSQL server needs psycopg, which is not installed",
+            'install it with: pip install "sottovoce[postgres]"',
+        ) from error
+    return PostgresStore(text, create, readonly)

@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "release": ("cli_ship", "Quantize, export, check and sign a run's model."),
     "pick": ("cli_ship", "Choose an ad on the device, and say why."),
     "audit": ("cli_train", "Recompute what a run's ledger spent."),
+    "ledger": ("cli_ledger", "Open, show, verify and export privacy ledgers."),
     "data": ("cli_data", "Describe, download and hand out data."),
     "bench": ("cli_bench", "Measure speed, side by side."),
 }

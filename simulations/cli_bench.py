@@ -17,6 +17,8 @@ from sottovoce.privacy.errors import DeviceError
 from sottovoce.simulations.alone import train_alone
 from sottovoce.simulations.cli_options import PATH, as_json, print_json, torch_threads
 from sottovoce.simulations.latency import SIZES, measure
+from sottovoce.simulations.ledger_bench import Effort
+from sottovoce.simulations.ledger_bench import bench as bench_ledger
 from sottovoce.simulations.market import load
 from sottovoce.simulations.runtimes import callers
 
@@ -101,3 +103,34 @@ def runtime(bundle: Path, rounds: int, json_output: bool) -> None:
     for engine, figures in result.p50_us.items():
         cells = (f"{figures[str(size)]:.0f} / {result.p99_us[engine][str(size)]:.0f}" for size in SIZES)
         click.echo(f"{engine:12}" + "".join(f"{cell:>16}" for cell in cells))
+
+
+@bench.command()
+@click.option("--kills", type=click.IntRange(min=1), default=100, show_default=True, help="Writers to kill.")
+@click.option("--writers", type=click.IntRange(1, 32), default=8, show_default=True, help="At work at a time.")
+@click.option("--rounds", type=click.IntRange(1, 10_000), default=10_000, show_default=True, help="In the ledger.")
+@click.option("--folder", type=PATH, default=Path(), help="On the disk to measure. [default: this folder]")
+@as_json
+def ledger(kills: int, writers: int, rounds: int, folder: Path, json_output: bool) -> None:
+    """Speed of the ledger, and whether it survives kills and finds tampering."""
+
+    def say(what: str) -> None:
+        click.echo(f"... {what}", err=True)
+
+    result = bench_ledger(folder, Effort(kills=kills, writers=writers, rounds=rounds), say)
+    if json_output:
+        print_json(result)
+        return
+    click.echo(f"the disk: {result.fsyncs_per_s:,} fsyncs/s")
+    for name, speed in (("SQLite", result), ("PostgreSQL", result.postgres)):
+        if speed is None:
+            click.echo(f"{name}: no server can be started here")
+            continue
+        click.echo(f"{name}: {speed.appends_per_s:,} durable appends/s, {speed.appends_per_s_batched:,} in batches")
+        whole, alone = speed.reserve_ms_at_10000, speed.check_ms_at_10000
+        click.echo(f"  reserving at round {rounds:,}: {whole:.2f} ms; {alone:.2f} ms without the disk")
+        click.echo(f"  opening {speed.rows:,} rows: {speed.open_ms:.0f} ms")
+        lost = f"{speed.acknowledged_lost} of {speed.acknowledged:,} acknowledged rows lost"
+        made = f"{speed.releases_made:,} of {speed.releases_allowed:,} allowed releases made"
+        click.echo(f"  {speed.kills} kills, {speed.writers} writers at a time: {lost}, {made}")
+        click.echo(f"  tampering: {speed.tampers_found} of {speed.tampers_tried} found and the row named")

@@ -16,7 +16,6 @@ from sottovoce.models.atomic import write_atomically
 from sottovoce.privacy.book import Book
 from sottovoce.privacy.budget import Budget
 from sottovoce.privacy.chain import Head
-from sottovoce.privacy.entropy import OsEntropy, SeededEntropy
 from sottovoce.privacy.errors import BudgetError, LedgerError, SottovoceError
 from sottovoce.privacy.events import NoiseKind, Purpose
 from sottovoce.privacy.ledger import Ledger, Reservation
@@ -29,7 +28,7 @@ from sottovoce.simulations.dataset import Dataset
 from sottovoce.simulations.experiment import Experiment
 from sottovoce.simulations.folder import RunFolder
 from sottovoce.simulations.queries import inquiry, measurement_plans
-from sottovoce.simulations.run import trained
+from sottovoce.simulations.run import entropy_of, trained
 
 Figures = Quality | Platt | Norms | Popularity | None
 
@@ -100,15 +99,14 @@ def measure(
         ConfigError: another process works in this folder, or other devices enrolled than the plan is for.
         LedgerError: the ledger was changed, or is older than what was released.
     """
-    seeded = experiment.privacy.noise == "seeded"
-    entropy = SeededEntropy(experiment.seed) if seeded else OsEntropy()
+    entropy = entropy_of(experiment)
     with folder.locked():
         model, kept = trained(experiment, dataset, folder), checkpoint.newest(folder.checkpoints)
         run_id = kept.facts.run_id
-        with Ledger.open(folder.ledger_file) as ledger:
+        with Ledger.open(folder.ledger) as ledger:
             ledger.verify(kept.facts.ledger_head)
-            settle(folder, ledger)
-            budget = Budget(experiment.privacy.epsilon, experiment.privacy.delta, ledger)
+            settle(folder, ledger, run_id)
+            budget = Budget.of(ledger)
             plans = measurement_plans(experiment, dataset.train.devices)
             plan, number = _planned(query, plans.get(query), run_id, budget, ledger.book())
             asked = inquiry(query, plan, experiment, dataset, {n: v.numpy() for n, v in model.parameters.items()})
@@ -129,7 +127,7 @@ def measure(
                         noise=entropy.kind if plan.noise_multiplier else "none",
                         noise_multiplier=plan.noise_multiplier,
                         clip_norm=plan.clip_norm,
-                        noise_std=plan.summed_noise().std,
+                        noise_std=plan.summed_noise().std(total.size),
                         marks=asked.marks.tolist(),
                         vector=total.tolist(),
                         figures=figures(asked, total),
@@ -148,7 +146,7 @@ def measure(
     return found[0], released.dropped
 
 
-def settle(folder: RunFolder, ledger: Ledger) -> None:
+def settle(folder: RunFolder, ledger: Ledger, run_id: str) -> None:
     """Commit what was released before a crash could be recorded, and count what was lost as spent.
 
     Raises:
@@ -168,7 +166,7 @@ def settle(folder: RunFolder, ledger: Ledger) -> None:
         if paid is not None:
             ledger.commit(paid, hashlib.sha256(data).hexdigest())
         ledger.verify(Head(row.ledger_row, row.ledger_hash))
-    ledger.recover()
+    ledger.recover(run_id)
 
 
 class _Row(msgspec.Struct, frozen=True):
@@ -181,7 +179,7 @@ class _Row(msgspec.Struct, frozen=True):
 def figures(asked: Inquiry, total: Floats) -> Figures:
     """What a noisy sum says."""
     plan = asked.plan
-    std = plan.summed_noise().std
+    std = plan.summed_noise().std(total.size)
     match asked.query:
         case "quality":
             return quality(total, asked.marks, std)

@@ -67,6 +67,8 @@ def measurement_plans(experiment: Experiment, population: int) -> dict[Query, Me
             delta=target.delta,
             purpose=PURPOSES[query],
             sampling="none" if asked.sampling_rate == 1 else "poisson",
+            cohorts=target.cohorts,
+            noise=target.mechanism,
         )
         for query in QUERIES
         if getattr(asked, query)

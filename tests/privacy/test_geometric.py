@@ -11,6 +11,7 @@ from sottovoce.privacy.budget import Budget
 from sottovoce.privacy.entropy import SeededEntropy
 from sottovoce.privacy.errors import BudgetError, ConfigError
 from sottovoce.privacy.events import MICRO, Pure
+from sottovoce.privacy.filter import fixed_beforehand
 from sottovoce.privacy.geometric import CountPlan, release_counts
 from sottovoce.privacy.ledger import Ledger, Reservation
 from sottovoce.privacy.plan import MechanismPlan
@@ -152,7 +153,7 @@ def test_counts_and_training_share_one_campaign(tmp_path):
         budget.reserve(training, "run", 1, "secure")
         budget.reserve(plan(), "run", 1, "secure")
         assert alone == 0.0
-        assert not ledger.book().adaptive
+        assert fixed_beforehand(ledger.book())
         assert ledger.book().spent[Pure(micro_epsilon=100_000)] == 1
         with pytest.raises(BudgetError):
             budget.register(plan(micro_epsilon=4 * MICRO))

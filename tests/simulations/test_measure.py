@@ -14,6 +14,7 @@ from sottovoce.privacy.calibration import calibrated
 from sottovoce.privacy.chain import Committed
 from sottovoce.privacy.entropy import SeededEntropy
 from sottovoce.privacy.errors import BudgetError, CheckpointError, LedgerError
+from sottovoce.privacy.filter import fixed_beforehand
 from sottovoce.privacy.ledger import Ledger
 from sottovoce.privacy.noise import release_sum
 from sottovoce.privacy.plan import MechanismPlan
@@ -160,7 +161,7 @@ def test_another_question_at_the_planned_noise_is_still_a_planned_release(datase
     """What the ledger fixed is how much noise hides how many releases; which sum they are may follow from results."""
     later = experiment(("measure.clip_norm", 5.0))
     assert ask(run, "quality", later, dataset).clip_norm == 5.0
-    assert not book(run).adaptive
+    assert fixed_beforehand(book(run))
 
 
 def test_a_run_without_a_model_cannot_be_measured(dataset, tmp_path):
@@ -243,7 +244,7 @@ def test_measuring_a_run_that_is_not_finished_does_not_change_how_it_ends(datase
     assert ended.notes == ()
     for name, value in straight[1].parameters.items():
         assert torch.equal(ended.parameters[name], value)
-    assert not book(tmp_path / "run").adaptive
+    assert fixed_beforehand(book(tmp_path / "run"))
 
 
 # How close it is
