@@ -8,6 +8,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from sottovoce.client.scoring import score
 from sottovoce.privacy.errors import DataError, SottovoceError
 from sottovoce.simulations.cli_options import PATH, as_json, data_dir, print_json, torch_threads
 from sottovoce.simulations.dataset import Dataset
@@ -19,7 +20,6 @@ from sottovoce.simulations.metrics import Metrics
 from sottovoce.simulations.metrics import evaluate as evaluate_scores
 from sottovoce.simulations.results import finish
 from sottovoce.simulations.run import nodes, plan_of, record_plan, train, trained
-from sottovoce.simulations.scoring import score
 
 SHORTCUTS = {
     "data": "data.name",
