@@ -15,7 +15,7 @@ from sottovoce.privacy import accountant, renyi
 from sottovoce.privacy.book import Book
 from sottovoce.privacy.claim import DeviceClaim
 from sottovoce.privacy.errors import BudgetError, ConfigError
-from sottovoce.privacy.events import MICRO, Event, NoiseKind, NonPrivate
+from sottovoce.privacy.events import MICRO, Event, NoiseKind, NonPrivate, RepeatAndSelect
 from sottovoce.privacy.filter import Filter, fixed_beforehand, spent_epsilon
 from sottovoce.privacy.ledger import Ledger, Realised, Reservation
 from sottovoce.privacy.planned import Plan
@@ -230,7 +230,8 @@ class Budget:
     def _too_many_runs(self, book: Book, plan: Plan, run_id: str) -> str | None:
         """Refuse a fourth tuning run: from there on random stopping costs less and must be used."""
         runs = {run for (run, _, purpose, _), count in book.uses.items() if purpose == "tuning" and count}
-        if plan.purpose != "tuning" or run_id in runs or len(runs) < FEW_RUNS:
+        stopping = isinstance(plan.event(), RepeatAndSelect)
+        if plan.purpose != "tuning" or stopping or run_id in runs or len(runs) < FEW_RUNS:
             return None
         return f"{FEW_RUNS} tuning runs, which are in this campaign already: more need random stopping (`Selection`)"
 
