@@ -88,6 +88,10 @@ class SelectionPlan:
         """No cap spans the runs: their number is secret."""
         return None
 
+    def chance(self, count: int) -> float:
+        """Probability of exactly `count` runs, 1 or more. The law is public; what it gave is not."""
+        return _mass(count, _success(self.mean, self.shape), self.shape)
+
     def draw(self, source: Source) -> int:
         """How many runs to make, at least 1. Secret: whoever learns it learns more than was paid for.
 

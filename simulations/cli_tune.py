@@ -111,7 +111,8 @@ def _announce(
     target, run = search.base.privacy, plan.run
     say.print(
         f"{dataset.name}: {run.population:,} devices, a random number of runs ({runs} expected) of {run.rounds} "
-        f"rounds, each with one of {sum(1 for _ in search.choices())} combinations of settings"
+        f"rounds, each with one of {sum(1 for _ in search.choices())} combinations of settings; "
+        f"a single run has a chance of {plan.chance(1):.0%}"
     )
     say.print(
         f"device-level epsilon {target.epsilon:g}, delta {target.delta:g} for the whole selection: noise multiplier "

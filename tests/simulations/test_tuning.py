@@ -12,6 +12,7 @@ from sottovoce.privacy.accountant import published
 from sottovoce.privacy.audit import audit
 from sottovoce.privacy.budget import Budget
 from sottovoce.privacy.chain import Committed, Planned, Reserved
+from sottovoce.privacy.entropy import SeededEntropy
 from sottovoce.privacy.errors import BudgetError, ConfigError, GateError
 from sottovoce.privacy.ledger import Ledger
 from sottovoce.privacy.selection import SelectionPlan
@@ -23,7 +24,7 @@ from sottovoce.simulations.grid import InProcessGrid
 from sottovoce.simulations.loading import load
 from sottovoce.simulations.results import finish, read_results
 from sottovoce.simulations.run import go_on, nodes, train, trained
-from sottovoce.simulations.search import read_search
+from sottovoce.simulations.search import Search, read_search
 from sottovoce.simulations.shipping import passport, require_committed
 from sottovoce.simulations.tuning import judged_by, selection_plan, tune
 from sottovoce.simulations.tuning_folder import HELD_OUT, assumptions, backdate, require_untouched
@@ -67,6 +68,15 @@ def plans(file, dataset):
     return selection_plan(read_search(file, ()), dataset.train.devices, 5)
 
 
+def opened(chosen, dataset):
+    return InProcessGrid(nodes(chosen, dataset), chosen.nodes)
+
+
+def resumed(folder, dataset):
+    chosen = folder.experiment()
+    return train(opened(chosen, dataset), chosen, dataset, folder, lambda point: None)
+
+
 @pytest.fixture
 def go(file, dataset, plans):
     """Run a selection in a folder, with so many runs; returns the trials that were seen."""
@@ -76,12 +86,11 @@ def go(file, dataset, plans):
         folder, seen = RunFolder(path), []
         folder.create(search.base)
 
-        def open_grid(chosen):
-            return InProcessGrid(nodes(chosen, dataset), chosen.nodes)
-
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(SelectionPlan, "draw", lambda plan, source: runs)
-            model = tune(open_grid, search, plans, dataset, public, folder, BEGAN, seen.append)
+            model = tune(
+                lambda chosen: opened(chosen, dataset), search, plans, dataset, public, folder, BEGAN, seen.append
+            )
         return folder, model, seen
 
     return gone
@@ -192,13 +201,12 @@ def test_a_model_that_diverged_loses_instead_of_ending_the_selection(go, dataset
     assert folder.experiment().local.steps == 2
 
 
-def test_seeded_runs_differ_from_each_other_and_repeat(go, tmp_path):
-    _, one, seen = go(tmp_path / "one", runs=3)
-    _, other, again = go(tmp_path / "other", runs=3)
+def test_seeded_runs_with_equal_settings_differ_from_each_other_and_repeat(go, tmp_path, monkeypatch):
+    monkeypatch.setattr(Search, "draw", lambda search, source: next(search.choices()))
+    seen, again = (go(tmp_path / name, runs=2)[2] for name in ("one", "other"))
+    one, two = (trial.model.parameters["table"] for trial in seen)
+    assert not (one == two).all()
     assert [trial.score for trial in seen] == [trial.score for trial in again]
-    assert all((one.parameters[name] == other.parameters[name]).all() for name in one.parameters)
-    tables = [trial.model.parameters["table"] for trial in seen]
-    assert not (tables[0] == tables[1]).all()
 
 
 # What it tells
@@ -228,18 +236,18 @@ def told(folder):
     return found
 
 
-def test_nothing_in_the_folder_tells_how_many_runs_there_were(go, dataset, tmp_path, monkeypatch):
-    first = iter([])
-
-    def once(chosen, metrics):
-        return next(first, 0.0)
-
-    planted(monkeypatch, once)
+@pytest.mark.parametrize("winner", ["the first", "the last"])
+def test_nothing_in_the_folder_tells_how_many_runs_there_were(go, dataset, tmp_path, monkeypatch, winner):
+    # Every run has the same settings and the same randomness: all that could differ is their number.
+    monkeypatch.setattr(Search, "draw", lambda search, source: next(search.choices()))
+    monkeypatch.setattr(tuning, "_own", lambda entropy, number: SeededEntropy(5))
+    scores = iter(())
+    planted(monkeypatch, lambda chosen, metrics: next(scores))
     folders = []
-    for runs in (2, 9):
-        first = iter([1.0])  # the first run wins, however many follow
+    for runs in (2, 7):
+        scores = iter(range(runs) if winner == "the last" else range(runs, 0, -1))
         folder, model, seen = go(tmp_path / str(runs), runs=runs)
-        assert len(seen) == runs
+        assert seen[0 if winner == "the first" else -1].model is model
         concluded(folder, dataset, model)
         folders.append(folder)
     few, many = (told(folder) for folder in folders)
@@ -323,7 +331,7 @@ def test_the_winner_is_a_run_like_any_other_and_its_passport_says_how_it_was_mad
     assert "best of about 5 runs of 2 rounds" in proof.mechanism
     assert proof.clip_norm == folder.experiment().privacy.clip_norm
     assert proof.epsilon <= 4.0
-    again = train(None, folder.experiment(), dataset, folder, lambda point: None)
+    again = resumed(folder, dataset)
     assert (again.sha256, folder.audit()[0].rounds) == (model.sha256, 1)
 
 
@@ -359,8 +367,8 @@ def test_a_crash_in_the_second_trial_leaves_the_whole_budget_spent_and_no_trial(
     assert not (folder.path / "trials").exists()
     with pytest.raises(ConfigError, match="cut off there, and paid for"):
         require_untouched(folder)
-    with pytest.raises(BudgetError):
-        train(None, folder.experiment(), dataset, folder, lambda point: None)
+    with Ledger.open(folder.ledger) as ledger, pytest.raises(BudgetError):
+        Budget.of(ledger).reserve(plans.run, "not paid for", 1, "seeded")
 
 
 def test_trials_that_a_killed_process_left_behind_are_removed_when_the_folder_is_tried_again(go, tmp_path):
@@ -384,7 +392,7 @@ def test_a_crash_between_the_winner_and_its_row_is_made_good_by_resuming(go, dat
     monkeypatch.undo()
     folder = RunFolder(tmp_path / "run")
     assert folder.audit()[0].entries["RESERVED"] == 1
-    model = train(None, folder.experiment(), dataset, folder, lambda point: None)
+    model = resumed(folder, dataset)
     require_committed(folder.ledger, model)
     assert folder.audit()[0].entries == {"COMMITTED": 1, "RESERVED": 0, "SPENT_ON_CRASH": 0, "VOID": 0}
 
@@ -428,9 +436,10 @@ def test_ctrl_c_says_that_the_budget_is_gone(file, tmp_path, capfd, monkeypatch)
 
 def test_prices_are_printed_without_training_or_paying(file, tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert command(["tune", str(file), "--costs", "--json"]) == 0
+    assert command(["tune", str(file), "--costs", "--json", "--set", "privacy.sampling=none"]) == 0
     rows = json.loads(capfd.readouterr().out)["costs"]
     assert [row["runs"] for row in rows] == [2, 3, 4, 5, 10, 20]
-    assert rows[0]["cheaper"] == "adding up"
-    assert rows[-1]["cheaper"] == "random stopping"
+    for row in rows:
+        dearer = row["added_up"] if row["cheaper"] == "random stopping" else row["random_stopping"]
+        assert dearer == max(row["added_up"], row["random_stopping"])
     assert not list(tmp_path.iterdir())
