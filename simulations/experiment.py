@@ -4,6 +4,7 @@ A run is fully described by this file and the data it names. Settings not given 
 were chosen on its training and validation rows. Unknown keys are refused: a typing mistake cannot pass silently.
 """
 
+import copy
 import math
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -176,14 +177,30 @@ def compose(file: Path | None, overrides: Iterable[tuple[str, Any]]) -> Experime
     Raises:
         ConfigError: the file cannot be read, or a key or value is not allowed; the message names it.
     """
-    given: dict[str, Any] = {}
-    if file is not None:
-        try:
-            given = tomllib.loads(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"{file}: {error.strerror}", "name an existing experiment file") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ConfigError(f"{file}: {error}", "correct the TOML") from error
+    return composed({} if file is None else read(file), overrides)
+
+
+def read(file: Path) -> dict[str, Any]:
+    """What a TOML file says, unchecked.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}", "name an existing experiment file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{file}: {error}", "correct the TOML") from error
+
+
+def composed(told: Mapping[str, Any], overrides: Iterable[tuple[str, Any]]) -> Experiment:
+    """The experiment that `told` describes, changed by overrides, over the defaults of its data set.
+
+    Raises:
+        ConfigError: a key or value is not allowed; the message names it.
+    """
+    given = copy.deepcopy(dict(told))
     for key, value in overrides:
         _set(given, key.split("."), value, key)
     data = given.get("data", {})
