@@ -14,8 +14,11 @@ from sottovoce.simulations.audit_block import Parts
 from sottovoce.simulations.empirical_audit import EmpiricalReport, empirical_audit
 from sottovoce.simulations.planted_bugs import OTHERS, REQUIRED
 
-PLAN = MechanismPlan(6040, 0.02, 1.0, 1.0, 100, 1e-5)
-"""What is audited when there is no run: cohorts of 2 % and noise as large as the bound, over 100 rounds."""
+PLAN = MechanismPlan(6040, 0.05, 1.0, 1.0, 100, 1e-5)
+"""What is audited when there is no run: cohorts of 5 % and noise as large as the bound, over 100 rounds.
+
+Smaller cohorts would hide the cohort that is used twice: two of 20 devices may share a dozen by chance.
+"""
 
 CANARIES = 500
 CLEAN_RUNS = 20

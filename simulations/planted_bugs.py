@@ -5,7 +5,6 @@ audit must catch; the rest are mistakes that others have made.
 """
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Literal, TypeVar
@@ -125,7 +124,7 @@ class _Repeating:
 
 
 def _repeat(purpose: str, entropy: Entropy) -> Entropy:
-    return _Repeating(entropy, purpose, int.from_bytes(os.urandom(16), "big"))
+    return _Repeating(entropy, purpose, int(entropy.generator("planted bug", 0).bits(1)[0]))
 
 
 class _Averaging(PrivateStep):

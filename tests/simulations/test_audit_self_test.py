@@ -12,7 +12,7 @@ from sottovoce.simulations.audit_self_test import SelfTest, self_test
 from sottovoce.simulations.cli import run
 from sottovoce.simulations.planted_bugs import OTHERS, REQUIRED
 
-PLAN = MechanismPlan(6040, 0.04, 1.0, 1.0, 60, 1e-5)
+PLAN = MechanismPlan(6040, 0.1, 1.0, 1.0, 60, 1e-5)
 
 CAUGHT_BY = {
     "half the noise": "noise size",
