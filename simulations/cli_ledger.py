@@ -127,7 +127,8 @@ def export(place: Path | str, out: Path, restricted: Path | None, json_output: b
             opened.export_restricted(restricted)
         head = opened.head()
     if json_output:
-        print_json({"length": head.length, "hash": head.hash, "out": out, "restricted": restricted})
+        secret = None if restricted is None else str(restricted)
+        print_json({"length": head.length, "hash": head.hash, "out": str(out), "restricted": secret})
         return
     click.echo(f"{out}: {head.length:,} rows, head {head.length}:{head.hash}")
     if restricted is not None:
