@@ -5,24 +5,30 @@ is where the node's devices come from, which is the caller's function.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from sottovoce.client.device_ledger import DeviceLedger
 from sottovoce.client.examples import Examples
-from sottovoce.client.fleet import fleet_update
+from sottovoce.client.fleet import FleetUpdate, fleet_update
 from sottovoce.client.message import (
     Enrolment,
+    Instruction,
     Reply,
     enrolment_record,
     read_instruction,
     reply_record,
 )
+from sottovoce.client.participation import Participation
+from sottovoce.client.record_level import record_level_update
 from sottovoce.models.ranker import RankerConfig, shapes
 from sottovoce.models.schema import FeatureSchema
+from sottovoce.privacy.entropy import Entropy, OsEntropy
 from sottovoce.privacy.errors import DataError, UpdateError
 
 
@@ -35,6 +41,11 @@ class Node:
         schema: of the ids in `examples`.
         config: sizes of the ranker.
         order: position of this node among all nodes.
+        participation: how often each of its devices took part, by its own count.
+        max_participations: most rounds of one run that any of them joins, whatever it is asked; None for no limit.
+        ledger: of the one device of a phone, for record-level training; None keeps no books, as in a simulation, where
+            only `max_participations` bounds what a record reveals.
+        entropy: of record-level batches and noise.
 
     Raises:
         DataError: an id, label or ad that the schema and catalogue do not have. One such row would spill into another
@@ -45,9 +56,16 @@ class Node:
     schema: FeatureSchema
     config: RankerConfig
     order: int
+    participation: Participation = field(init=False)
+    max_participations: InitVar[int | None] = None
+    ledger: DeviceLedger | None = None
+    entropy: Entropy = OsEntropy()  # noqa: RUF009 - it has no state
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, max_participations: int | None) -> None:
         """Check every row once, before any round."""
+        if self.ledger is not None and self.examples.devices != 1:
+            raise ValueError(f"one ledger for {self.examples.devices} devices: each keeps its own")
+        object.__setattr__(self, "participation", Participation(self.examples.devices, max_participations))
         rows, ids = self.examples, self.schema.rows
         columns = (("device", rows.device, ids), ("context", rows.context, ids), ("catalogue", rows.catalogue, ids))
         for name, column, end in (*columns, ("ad", rows.ad, len(rows.catalogue)), ("labels", rows.labels, 2)):
@@ -84,17 +102,44 @@ def client_app(open_node: Callable[[Context], Node]) -> ClientApp:
         # On the wire the sum is rounded to float32, which can part two neighbouring sums by half a unit in the last
         # place of each device's share on both sides: this much is taken off the bound.
         slack = 1.0 + len(asked.devices) * float(np.finfo(np.float32).eps)
-        update = fleet_update(
-            {name: torch.from_numpy(value) for name, value in asked.parameters.items()},
-            node.examples,
-            node.schema,
-            node.config,
-            asked.training,
+        update = _update(
+            node,
+            asked,
             asked.clip_norm / slack,
-            asked.devices,
+            node.participation.admit(asked.run_id, asked.devices, asked.max_participations),
         )
         total = {name: value.astype(np.float32) for name, value in update.total.items()}
-        reply = Reply(asked.run_id, asked.round, asked.plan_hash, total, update.devices)
+        reply = Reply(asked.run_id, asked.round, asked.plan_hash, total, len(asked.devices))
         return Message(reply_record(reply), reply_to=message)
 
     return app
+
+
+def _update(node: Node, asked: Instruction, clip_norm: float, devices: npt.NDArray[np.int64]) -> FleetUpdate:
+    """The sum of clipped updates, with record-level privacy where the instruction asks for it."""
+    parameters = {name: torch.from_numpy(value) for name, value in asked.parameters.items()}
+    training, target = asked.training, asked.training.record
+    if target is None:
+        return fleet_update(parameters, node.examples, node.schema, node.config, training, clip_norm, devices)
+    plan = target.plan(training.max_rows, training.steps, asked.max_participations or 1)
+    paid = None
+    if node.ledger is not None and len(devices):
+        paid = node.ledger.reserve(plan, asked.run_id, asked.round, node.entropy.kind)
+        if paid is None:
+            devices = devices[:0]
+    update = record_level_update(
+        parameters,
+        node.examples,
+        node.schema,
+        node.config,
+        plan,
+        training.learning_rate,
+        clip_norm,
+        devices,
+        node.entropy,
+        str(node.order),
+        asked.round,
+    )
+    if node.ledger is not None and paid is not None:
+        node.ledger.commit(paid, update.total)
+    return update

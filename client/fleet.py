@@ -22,6 +22,7 @@ from sottovoce.client.examples import Examples
 from sottovoce.models.ranker import Batch, RankerConfig, interest, logits, losses, shapes
 from sottovoce.models.schema import FeatureSchema
 from sottovoce.privacy.clip import clip_factors
+from sottovoce.privacy.record import RecordTarget
 
 
 class LocalTraining(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,12 +32,16 @@ class LocalTraining(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         steps: full-batch gradient steps on the device's rows, at most 1,000.
         learning_rate: of those steps. A table row moves by its mean gradient over the impressions that show it, and
             not over all of the device's: otherwise an ad seen once in fifty impressions would hardly be heard.
-        max_rows: newest rows a device trains on, at most 100,000; older ones still count as its history.
+        max_rows: newest rows a device trains on, at most 100,000; older ones still count as its history. With `record`
+            the public figure for the rows of a device instead, all of which may be drawn.
+        record: what an update may reveal about one record of the device; None trains without that guarantee. With it
+            devices train one by one and without history, see `record_level`.
     """
 
     steps: int = 2
     learning_rate: float = 0.3
     max_rows: int = 64
+    record: RecordTarget | None = None
 
     def __post_init__(self) -> None:
         """Refuse training that cannot move."""

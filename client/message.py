@@ -17,12 +17,16 @@ import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from sottovoce.client.fleet import LocalTraining
+from sottovoce.privacy.clip import SLACK
 from sottovoce.privacy.errors import UpdateError
+from sottovoce.privacy.record import RecordTarget
 
 FloatArrays = Mapping[str, npt.NDArray[np.float32]]
 
-NORM_SLACK = 1e-5
-"""Relative slack on a sum's norm for float32 rounding on the wire."""
+_TRAINING: dict[str, type] = {"steps": int, "learning_rate": float, "max_rows": int, "max_participations": int}
+
+_RECORD = ("epsilon", "delta", "clip_norm", "sampling_rate", "noise_multiplier")
+"""Fields of the record-level target, sent as `record_NAME`; all are 0 without one."""
 
 MOST_DEVICES = 2**40
 """Devices that one node may claim to host; keeps the numbering of a population within 64 bits."""
@@ -53,6 +57,7 @@ class Instruction:
         training: local steps.
         parameters: by name, float32.
         devices: indices at the node, int64.
+        max_participations: most rounds of this run that a device joins; None for no cap.
     """
 
     run_id: str
@@ -62,6 +67,7 @@ class Instruction:
     training: LocalTraining
     parameters: FloatArrays
     devices: npt.NDArray[np.int64]
+    max_participations: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +120,8 @@ def instruction_record(instruction: Instruction) -> RecordDict:
                     "steps": training.steps,
                     "learning_rate": training.learning_rate,
                     "max_rows": training.max_rows,
+                    "max_participations": instruction.max_participations or 0,
+                    **{f"record_{name}": float(getattr(training.record, name, 0.0)) for name in _RECORD},
                 }
             ),
         }
@@ -128,15 +136,21 @@ def read_instruction(record: RecordDict) -> Instruction:
             would count twice.
     """
     _exactly(record, "instruction", "cohort", "parameters")
-    types = {"run_id": str, "round": int, "plan_hash": str, "clip_norm": float}
-    fields = _config(record, "instruction", types | {"steps": int, "learning_rate": float, "max_rows": int})
+    types: dict[str, type] = {"run_id": str, "round": int, "plan_hash": str, "clip_norm": float}
+    fields = _config(record, "instruction", types | _TRAINING | {f"record_{name}": float for name in _RECORD})
+    told = {name: fields[f"record_{name}"] for name in _RECORD}
     try:
-        training = LocalTraining(fields["steps"], fields["learning_rate"], fields["max_rows"])
+        target = RecordTarget(**told) if any(told.values()) else None
+        if target is not None and not target.noise_multiplier:
+            raise ValueError("record-level training without noise")
+        training = LocalTraining(fields["steps"], fields["learning_rate"], fields["max_rows"], target)
     except ValueError as error:
         raise UpdateError(f"instruction cannot be followed: {error}", "correct the experiment") from error
     cohort = _numpy(record, "cohort").get("devices")
     if cohort is None or cohort.dtype != np.int64 or cohort.ndim != 1 or np.any(np.diff(cohort) <= 0):
         raise UpdateError("instruction names no devices in rising order", "the node answers with an error")
+    if fields["max_participations"] < 0:
+        raise UpdateError(f"{fields['max_participations']} is no cap", "the node answers with an error")
     if not 0 < fields["clip_norm"] < math.inf:
         raise UpdateError(f"clip norm {fields['clip_norm']} is no bound", "the node answers with an error")
     parameters = _numpy(record, "parameters")
@@ -150,6 +164,7 @@ def read_instruction(record: RecordDict) -> Instruction:
         training,
         parameters,
         cohort,
+        fields["max_participations"] or None,
     )
 
 
@@ -189,7 +204,7 @@ def read_reply(record: RecordDict, asked: Instruction) -> Reply:
     if not np.isfinite(squares):
         raise UpdateError("reply holds NaN or infinity", "the reply is dropped")
     bound = asked.clip_norm * len(asked.devices)
-    if math.sqrt(squares) > bound * (1 + NORM_SLACK):
+    if math.sqrt(squares) > bound * (1 + SLACK):
         raise UpdateError(f"reply of norm {squares**0.5:.3g} exceeds {bound:.3g}", "the reply is dropped")
     return reply
 

@@ -33,8 +33,11 @@ class PrivacyPassport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         clip_norm: largest L2 norm of one device's update.
         rounds: training rounds that were paid for, including those that failed afterwards.
         releases: number of paid releases by purpose, such as `{"training": 200, "metrics": 3}`.
-        accountant: such as `pld`.
-        epsilon: for an outsider, who does not know who took part; None (or infinity) when there is no finite bound.
+        accountant: such as `PLD`.
+        epsilon: against `observer`; None (or infinity) when there is no finite bound.
+        observer: `outsider`, who does not know who took part; `knows_cohorts` where sampling could not be counted.
+        max_participations: most rounds of one run that a device takes part in, kept by device and coordinator; None for
+            no cap.
         epsilon_known_cohort: for an observer who knows who took part in which round; None as above.
         delta: of both, in [0, 1).
         ledger_head: SHA-256 of the ledger's last row, hexadecimal; empty when there is no ledger.
@@ -61,6 +64,8 @@ class PrivacyPassport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     ledger_length: Count
     noise_source: Literal["secure", "seeded", "none"]
     label: str = ""
+    observer: Literal["outsider", "knows_cohorts"] = "outsider"
+    max_participations: Count | None = None
 
     def __post_init__(self) -> None:
         """Refuse a passport whose label promises more than its noise."""

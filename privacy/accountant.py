@@ -102,6 +102,9 @@ def epsilon_pld(counts: Counts, delta: float, finest: float = FINE) -> float:
     plain = tuple((event, count) for event, count in group if not isinstance(event, RepeatAndSelect))
     if len(plain) < len(group):
         raise ValueError("random stopping has no privacy loss distribution; ask `published`")
+    if any(isinstance(event, TruncatedPoissonGaussian) for event, _ in plain):
+        # Each of its losses takes seconds on the finest grid, and gains less than 1e-4 there.
+        finest = max(finest, COARSE)
     rough = epsilon_rdp(group, delta)
     return _pld(plain, delta, max(finest, FINE if rough <= 60 else COARSE if rough <= 300 else WIDE))
 

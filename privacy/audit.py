@@ -20,9 +20,10 @@ from sottovoce.privacy.claim import WARNING, DeviceClaim, Observer
 from sottovoce.privacy.cross_check import cross_check
 from sottovoce.privacy.errors import LedgerError
 from sottovoce.privacy.events import Event, NoiseKind, NonPrivate, Pure
-from sottovoce.privacy.filter import spent_epsilon
+from sottovoce.privacy.filter import fixed_beforehand, spent_epsilon
 from sottovoce.privacy.ledger import Ledger
 from sottovoce.privacy.realised import Observed, counted, observe
+from sottovoce.privacy.record import record_claim
 from sottovoce.privacy.spending import (
     CurvePoint,
     DeltaPoint,
@@ -189,7 +190,8 @@ def _report(
     campaign, noise = book.campaign, _noise(book)
     fallback = _fallback(book, noise, observed or [])
     headline = figures.inside if fallback else figures.outside
-    guarded = not book.adaptive or (campaign is not None and campaign.filter_order is not None)
+    adaptive = not fixed_beforehand(book)
+    guarded = not adaptive or (campaign is not None and campaign.filter_order is not None)
     guarantee = headline < math.inf and whole and noise == "secure" and guarded
     findings += _disagreements(figures.checks) + _remarks(book, noise, figures.outside, fallback)
     delta = campaign.delta if campaign else None
@@ -217,7 +219,7 @@ def _report(
         cross_check={name: None if value is None else finite(value) for name, value in figures.checks.items()},
         head=book.head,
         budget_epsilon=campaign.epsilon if campaign else None,
-        adaptive=book.adaptive,
+        adaptive=adaptive,
         plans=len(book.plans),
         releases=spends(book, campaign.delta) if whole and campaign else [],
         curve=path or [],
@@ -225,7 +227,7 @@ def _report(
         sensitivity=sensitivities(book, campaign.delta, Counter(figures.exposure)) if whole and campaign else [],
         realised=observed or [],
         period=list(book.period),
-        claims=_claims(figures, delta, guarantee, bool(fallback)) if whole and delta else [],
+        claims=_claims(figures, delta, guarantee, bool(fallback), book) if whole and delta else [],
         findings=findings,
         assumptions=list(ASSUMPTIONS),
     )
@@ -266,8 +268,12 @@ def _rho(exposure: dict[Event, int]) -> float | None:
     return total
 
 
-def _claims(figures: _Figures, delta: float, guarantee: bool, fell_back: bool) -> list[str]:
-    """Both observers, in words, the headline first."""
+def _claims(figures: _Figures, delta: float, guarantee: bool, fell_back: bool, book: Book) -> list[str]:
+    """Both observers, in words, the headline first; of a device's own ledger, what it says of a record."""
+    if book.campaign is not None and book.campaign.unit == "record":
+        # Batches are drawn on the device: there is nobody who knows them.
+        records, by = book.campaign.population, figures.accountant
+        return [str(record_claim(book.spent, delta, records, guarantee=guarantee, epsilon=figures.outside, by=by))]
     outside = DeviceClaim(
         figures.outside,
         delta,
@@ -315,7 +321,7 @@ def _remarks(book: Book, noise: NoiseKind, outside: float, fallback: list[str]) 
         found.append(f"{book.states['RESERVED']} reservations were never settled; they count as spent")
     if book.states["SPENT_ON_CRASH"]:
         found.append(f"{book.states['SPENT_ON_CRASH']} releases may have been lost in a crash; they count as spent")
-    if book.adaptive:
+    if not fixed_beforehand(book):
         found.append("something was released that was not planned before the first release: " + _adaptive(book))
     return found
 

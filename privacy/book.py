@@ -34,10 +34,10 @@ class Book:
         head: of the last row added.
         campaign: the first row, None while there is none.
         plans: the plans written down, by digest.
-        fixed: how often each event was planned before the first release: what cannot have been chosen after seeing one.
         open: reservations not settled yet, by row, each with the hash of its row.
         spent: how often each event is charged: every reservation that is not VOID, except that a plan whose cohorts are
             visible charges a run no more often than a device may take part in it.
+        fixed: the same for what was planned before the first release: it cannot have been chosen after seeing one.
         shares: the same by `purpose:NAME` and `querier:NAME`.
         uses: reservations that are not VOID, by run, plan, purpose and querier.
         noise: kinds of noise of what is spent.
@@ -73,11 +73,6 @@ class Book:
         for (_, _, purpose, _), count in self.uses.items():
             found[purpose] += count
         return found
-
-    @property
-    def adaptive(self) -> bool:
-        """Whether something was released that had not been planned before the first release."""
-        return not self.spent <= self.fixed
 
     def rounds(self) -> Counter[Event]:
         """How often each event was released, whatever was charged for it."""
@@ -148,7 +143,9 @@ class Book:
             raise broken(entry.seq, "writes a plan down twice")
         self.plans[entry.plan_hash] = entry
         if not self.period:
-            self.fixed[entry.event] += entry.rounds
+            self.fixed[entry.event] += (
+                self._most(entry.plan_hash, entry.rounds) if entry.cohorts == "visible" else entry.rounds
+            )
 
     def _reserve(self, entry: Reserved, sha256: str) -> None:
         plan = self.plans.get(entry.plan_hash)

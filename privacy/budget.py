@@ -16,10 +16,10 @@ from sottovoce.privacy.book import Book
 from sottovoce.privacy.campaign import check_campaign, in_micro, share_of
 from sottovoce.privacy.claim import DeviceClaim
 from sottovoce.privacy.errors import BudgetError, ConfigError
-from sottovoce.privacy.events import MICRO, Event, NoiseKind
-from sottovoce.privacy.filter import Filter, spent_epsilon
+from sottovoce.privacy.events import MICRO, Event, NoiseKind, NonPrivate
+from sottovoce.privacy.filter import Filter, fixed_beforehand, spent_epsilon
 from sottovoce.privacy.ledger import Ledger, Realised, Reservation
-from sottovoce.privacy.plan import MechanismPlan
+from sottovoce.privacy.planned import Plan
 
 FEW_RUNS = 3
 """Tuning runs that are cheaper added up than with random stopping."""
@@ -60,7 +60,7 @@ class Budget:
             raise ConfigError("no campaign is open on this ledger", "open one with `sottovoce ledger open`")
         return cls(math.inf if campaign.epsilon is None else campaign.epsilon, campaign.delta, ledger)
 
-    def open(self, population: int, *plans: MechanismPlan) -> None:
+    def open(self, population: int, *plans: Plan) -> None:
         """Open the campaign for `population` devices, unless it is open.
 
         `plans` choose the order of its filter; without any it is the one that lets most Gaussian releases through.
@@ -81,11 +81,12 @@ class Budget:
                 order = renyi.best_order(counts, self.delta) or renyi.widest_order(limit, self.delta)
             self._ledger.open_campaign(limit, self.delta, population, filter_order=order, shares=self._shares)
 
-    def register(self, *plans: MechanismPlan) -> None:
+    def register(self, *plans: Plan) -> None:
         """Verify that whole plans fit together into what is left, and write them down; opens the campaign if need be.
 
-        Plans that stand in the ledger already are not verified again. Register everything that a campaign will release
-        before its first release: what is planned later counts as chosen after seeing results, and costs more.
+        Until the first release, plans are verified together with those that were registered before; those that stand in
+        the ledger already are not verified again. Register everything that a campaign will release before its first
+        release: what is planned later counts as chosen after seeing results, and costs more.
 
         Raises:
             BudgetError: together they would overspend; nothing was written.
@@ -97,9 +98,11 @@ class Budget:
         with self._ledger.exclusive() as book:
             self.open(plans[0].population, *plans)
             new = [plan for plan in plans if plan.digest() not in book.plans]
+            charge: Counter[Event] = sum((Counter(plan.charged()) for plan in new), Counter())
+            if not book.releases:
+                charge += book.fixed
             for plan in plans:
                 self._write(plan)
-            charge: Counter[Event] = sum((Counter(plan.charged()) for plan in new), Counter())
             refused = next(self._refusals(book, charge, {"": 1}), None) if new else None
             if refused:
                 raise BudgetError(
@@ -107,7 +110,7 @@ class Budget:
                     "plan fewer rounds, more noise or smaller cohorts; nothing was released",
                 )
 
-    def admits(self, plan: MechanismPlan) -> int:
+    def admits(self, plan: Plan) -> int:
         """How many more rounds of `plan` the budget allows now, of those that it plans; nothing is written.
 
         Raises:
@@ -121,9 +124,7 @@ class Budget:
         order = self._order(book, Counter({event: left})) if book.releases else None
         return self._filters[""].reach(book.spent, event, left, order)
 
-    def reserve(
-        self, plan: MechanismPlan, run_id: str, round: int, noise_kind: NoiseKind, querier: str = ""
-    ) -> Reservation:
+    def reserve(self, plan: Plan, run_id: str, round: int, noise_kind: NoiseKind, querier: str = "") -> Reservation:
         """Debit one round of `plan`; on return it is on disk, and only then may the cohort be drawn.
 
         Args:
@@ -139,13 +140,13 @@ class Budget:
             LedgerError: the ledger cannot be read or written.
             ValueError: `none` for a plan that has noise.
         """
-        if plan.noise_multiplier == 0:
+        if isinstance(plan.event(), NonPrivate):
             noise_kind = "none"
         elif noise_kind == "none":
             raise ValueError("a plan with noise needs secure or seeded noise")
         book, event, plan_hash = self._ledger.book(), plan.event(), plan.digest()
         self._same_campaign(book, plan)
-        if not book.adaptive:
+        if fixed_beforehand(book):
             # Whatever is slow is computed here once and remembered, so that nobody waits for it at the lock.
             self._filters[""].allows(book.spent, event, plan.rounds)
         ahead = {"": plan.rounds, f"purpose:{plan.purpose}": plan.rounds}
@@ -182,6 +183,8 @@ class Budget:
         return math.inf if math.isinf(self.epsilon) else max(0.0, self.epsilon - self.spent().epsilon)
 
     def _claim(self, book: Book, grid: float) -> DeviceClaim:
+        if book.campaign is not None and book.campaign.unit != "device":
+            raise ConfigError("this ledger is about the records of one device", "ask its `DeviceLedger` what was spent")
         epsilon, name = spent_epsilon(book, grid)
         if grid != accountant.FINE:
             # The budget was kept by the fine grid; the coarse one may lie a little above it.
@@ -189,7 +192,7 @@ class Budget:
         sure = not (book.noise["seeded"] or book.noise["none"]) and epsilon < math.inf
         return DeviceClaim(epsilon, self.delta, accountant=name, guarantee=sure)
 
-    def _write(self, plan: MechanismPlan) -> None:
+    def _write(self, plan: Plan) -> None:
         self._ledger.plan(plan.settings(), plan.event(), plan.rounds, plan.cohorts, plan.max_participations)
 
     def _order(self, book: Book, charge: Counter[Event]) -> float | None:
@@ -198,7 +201,7 @@ class Budget:
         Raises:
             BudgetError: a filter is needed, but none was declared when the campaign was opened.
         """
-        if book.spent + charge <= book.fixed or math.isinf(self.epsilon):
+        if math.isinf(self.epsilon) or fixed_beforehand(book, charge):
             return None
         order = book.campaign.filter_order if book.campaign else None
         if order is None:
@@ -235,7 +238,7 @@ class Budget:
             return True
         return self._filters[name].allows(spent + charge - Counter({last: 1}), last, ahead, order)
 
-    def _too_many_runs(self, book: Book, plan: MechanismPlan, run_id: str) -> str | None:
+    def _too_many_runs(self, book: Book, plan: Plan, run_id: str) -> str | None:
         """Refuse a fourth tuning run: from there on random stopping costs less and must be used."""
         if plan.purpose != "tuning":
             return None
@@ -244,9 +247,15 @@ class Budget:
             return None
         return f"{FEW_RUNS} tuning runs, which are in this campaign already: more need random stopping (`Selection`)"
 
-    def _same_campaign(self, book: Book, plan: MechanismPlan | None, population: int | None = None) -> None:
+    def _same_campaign(self, book: Book, plan: Plan | None, population: int | None = None) -> None:
         """Refuse to mix campaigns on one ledger."""
         campaign = book.campaign
+        unit = "device" if campaign is None else campaign.unit
+        if plan is not None and (getattr(plan.event(), "adjacency", None) == "add_remove") != (unit == "record"):
+            raise ConfigError(
+                f"the unit of this ledger's campaign is one {unit}, that of the plan is not",
+                "use another ledger: a device's records and whole devices are never added up",
+            )
         if campaign is None:
             if plan is not None and plan.delta != self.delta:
                 raise _another("delta", plan.delta, self.delta)

@@ -1,4 +1,4 @@
-"""The least noise that keeps a plan within a budget."""
+"""The least noise that keeps a plan within a budget, and a participation cap that almost nobody reaches."""
 
 import math
 from collections import Counter
@@ -13,14 +13,37 @@ from sottovoce.privacy.plan import MechanismPlan
 LEAST_NOISE, MOST_NOISE = 100, 100_000_000
 """Range of `calibrated`, in thousandths."""
 
+SELDOM = 1e-4
+"""Chance of a device to be drawn more often in a run than `rare_cap` lets it take part."""
 
-def calibrated(plan: MechanismPlan, epsilon: float, besides: Mapping[Event, int] | None = None) -> MechanismPlan:
+
+def rare_cap(sampling_rate: float, rounds: int) -> int:
+    """Smallest participation cap that fewer than one device in 10,000 would exceed in a run.
+
+    Such a cap costs next to no data, and bounds the epsilon against somebody who knows who took part.
+
+    Args:
+        sampling_rate: chance q of a device to be drawn in a round.
+        rounds: of the run.
+    """
+    from scipy.stats import binom
+
+    return max(1, min(rounds, int(binom.isf(SELDOM, rounds, sampling_rate))))
+
+
+def calibrated(
+    plan: MechanismPlan,
+    epsilon: float,
+    besides: Mapping[Event, int] | None = None,
+    charged: Callable[[MechanismPlan], Mapping[Event, int]] = MechanismPlan.charged,
+) -> MechanismPlan:
     """The plan with the least noise that keeps all its rounds within `epsilon`.
 
     Args:
         plan: everything but the noise multiplier, which is replaced.
         epsilon: budget, above 0.
         besides: what else the same budget pays for.
+        charged: what the plan costs with a given noise; by default all its rounds, once.
 
     Returns:
         A plan whose noise multiplier is in thousandths, rounded up; at least 0.1, below which noise protects nobody.
@@ -36,7 +59,7 @@ def calibrated(plan: MechanismPlan, epsilon: float, besides: Mapping[Event, int]
         return replace(plan, noise_multiplier=thousandths / 1000)
 
     def within(thousandths: int, grid: float) -> bool:
-        counts = others + Counter(noisy(thousandths).charged())
+        counts = others + Counter(charged(noisy(thousandths)))
         return accountant.published(counts, plan.delta, grid)[0] <= epsilon
 
     # Large-deviation guess, then a search on a cheap grid, then the published grid decides.

@@ -78,14 +78,17 @@ class RecordClaim:
     """Record-level privacy on one device: the unit is a single row of that device's history.
 
     It says nothing about a device as a whole: a device with many rows is far less protected. Never comparable with a
-    `DeviceClaim`.
+    `DeviceClaim`. What the same noise is worth to several rows of one device, and to all of them, is printed with it.
 
     Attributes:
-        epsilon: privacy loss bound for one row.
+        epsilon: privacy loss bound for `records` rows together.
         delta: probability with which the bound may fail.
         adjacency: `add_remove`: neighbours differ by the presence of one row.
         accountant: how epsilon was computed.
         guarantee: False when noise or sampling can be reproduced (seeded) or when there is no noise.
+        records: how many rows of the device are protected together; 1 is the guarantee, more its conversion.
+        together: the honest conversion: pairs of a number of rows and their epsilon at the same delta, rising.
+        whole: whether the last pair is the device as a whole.
     """
 
     epsilon: float
@@ -93,12 +96,17 @@ class RecordClaim:
     adjacency: Literal["add_remove"] = "add_remove"
     accountant: str = "PLD"
     guarantee: bool = False
+    records: int = 1
+    together: tuple[tuple[int, float], ...] = ()
+    whole: bool = False
 
     def __post_init__(self) -> None:
         """Refuse impossible figures, and a guarantee that guarantees nothing."""
         _check(self.epsilon, self.delta)
         if self.guarantee and math.isinf(self.epsilon):
             raise ValueError("an infinite epsilon guarantees nothing")
+        if self.records < 1:
+            raise ValueError(f"a claim is about one record or more, got {self.records}")
 
     @property
     def unit(self) -> str:
@@ -106,8 +114,20 @@ class RecordClaim:
         return "record"
 
     def __str__(self) -> str:
+        unit = "record" if self.records == 1 else f"record group of {self.records:,}"
         text = (
-            f"epsilon {_figure(self.epsilon)} at delta {self.delta:g} per record, not per device "
-            f"({self.adjacency} adjacency), against whoever sees the device's update, by {self.accountant}"
+            f"epsilon {_figure(self.epsilon)} at delta {self.delta:g} per {unit}, not per device "
+            f"({self.adjacency} adjacency), against whoever sees the device's update, by {self.accountant}; "
+            f"{self._conversion()}"
         )
         return text if self.guarantee else f"{WARNING}: {text}"
+
+    def _conversion(self) -> str:
+        """What a reader must know who takes one record for one person."""
+        if not self.together:
+            return "several records of one device together are protected less, a whole device far less"
+        told = [f"{count:,} records {_figure(epsilon)}" for count, epsilon in self.together]
+        if self.whole:
+            count, epsilon = self.together[-1]
+            told[-1] = f"as a whole device of {count:,} records: epsilon {_figure(epsilon)}"
+        return "the same noise for records of one device together: " + ", ".join(told)

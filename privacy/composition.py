@@ -21,12 +21,14 @@ def grouped(counts: Counts) -> Group | None:
     """Equal events together; None when any release had no noise.
 
     Raises:
-        ValueError: a negative count.
+        ValueError: a negative count, or an event that no accountant knows.
     """
     total: Counter[Event] = Counter()
     for event, count in counts.items() if isinstance(counts, Mapping) else counts:
         if count < 0:
             raise ValueError(f"an event cannot have happened {count} times")
+        if not isinstance(event, Event):
+            raise ValueError(f"no accountant knows {event!r}")
         total[event] += count
     noisy: list[tuple[Private, int]] = []
     for event, count in total.items():

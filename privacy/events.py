@@ -16,6 +16,10 @@ Purpose = Literal["train", "clip_count", "metric", "eval", "tuning", "preprocess
 NoiseKind = Literal["secure", "seeded", "none"]
 """`secure`: from the operating system; `seeded`: reproducible, no guarantee; `none`: exact sums."""
 
+Adjacency = Literal["zero_out", "add_remove"]
+"""Neighbours differ by one device, whose contribution counts as zero; or by one record that is added or removed.
+Sampled Gaussian noise costs the same under both: the sum moves by one clipped vector, or not at all."""
+
 MICRO = 1_000_000
 """Pure shares are counted in whole millionths of an epsilon, so that adding them up never rounds."""
 
@@ -29,11 +33,13 @@ def _check(rate: float, noise: float) -> None:
 class PoissonGaussian(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="poisson_gaussian"):
     """One sum over a Poisson-sampled cohort of clipped updates, plus Gaussian noise.
 
+    With adjacency `add_remove` it is one step on one device, over a Poisson-sampled batch of clipped record gradients.
+
     Attributes:
-        sampling_rate: probability q with which each device joins, independently of all others, 0 < q <= 1.
+        sampling_rate: probability q with which each device (or record) joins, independently of all others, 0 < q <= 1.
         noise_multiplier: z, standard deviation of the noise on the sum divided by the clip norm, z > 0.
         scheme: how the cohort was drawn.
-        adjacency: which data sets are neighbours, see `DeviceClaim`.
+        adjacency: which data sets are neighbours: see `DeviceClaim` and `RecordClaim`.
 
     Source: Mironov, Talwar, Zhang 2019, arXiv:1908.10530, section 3.
     """
@@ -41,7 +47,7 @@ class PoissonGaussian(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     sampling_rate: float
     noise_multiplier: float
     scheme: Literal["poisson"] = "poisson"
-    adjacency: Literal["zero_out"] = "zero_out"
+    adjacency: Adjacency = "zero_out"
 
     def __post_init__(self) -> None:
         """Refuse parameters no accountant may see."""

@@ -3,7 +3,8 @@
 The rule is a figure of everything charged so far and of this release <= the limit. Which figure depends on whether the
 releases were fixed beforehand:
 
-* Everything was planned before the first release: the published figure (PLD). Stopping early is free.
+* Everything was planned before the first release, and the whole plan was within the budget: the published figure (PLD).
+  Stopping early is free.
 * Something was chosen after seeing a release: only filters hold against an adaptive choice, and PLD has none. Renyi DP
   at one order that was fixed beforehand has (Feldman and Zrnic 2021, arXiv:2008.11193); it is looser.
 * Nothing but pure releases: their sum, in whole millionths.
@@ -105,6 +106,21 @@ def _fewer(ahead: int) -> list[int]:
     return [*steps, 0]
 
 
+def fixed_beforehand(book: Book, charge: Counter[Event] | None = None) -> bool:
+    """Whether everything charged, and `charge`, was planned before the first release.
+
+    With several kinds of events the whole plan must have been within the budget as well: else which of them were
+    released, and how often, may have been chosen along the way.
+    """
+    after = book.spent + (charge or Counter())
+    if not after <= book.fixed:
+        return False
+    campaign = book.campaign
+    if campaign is None or campaign.epsilon is None or sum(count > 0 for count in after.values()) < 2:
+        return True
+    return accountant.published(book.fixed, campaign.delta)[0] <= campaign.epsilon
+
+
 def pure_sum(counts: Counter[Event]) -> int:
     """Millionths of epsilon of the pure releases among `counts`, added up exactly."""
     return sum(count * event.micro_epsilon for event, count in counts.items() if isinstance(event, Pure))
@@ -119,7 +135,7 @@ def spent_epsilon(book: Book, finest: float = accountant.FINE) -> tuple[float, s
     campaign = book.campaign
     if campaign is None:
         return 0.0, "PLD"
-    if not book.adaptive:
+    if fixed_beforehand(book):
         return accountant.published(book.spent, campaign.delta, finest)
     if campaign.filter_order is None or campaign.epsilon is None:
         # No filter stood guard. What Renyi DP says of the sum is the best there is; `audit` says that it is no proof.

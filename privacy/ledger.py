@@ -26,6 +26,7 @@ from sottovoce.privacy.book import Book
 from sottovoce.privacy.chain import Campaign, Committed, Entry, Planned, Reserved, Row, SpentOnCrash, Void, digest, seal
 from sottovoce.privacy.errors import LedgerError
 from sottovoce.privacy.events import Event, NoiseKind, Purpose
+from sottovoce.privacy.planned import Cohorts, Settings
 from sottovoce.privacy.reading import Reader, Realised, Reservation
 from sottovoce.privacy.store import Store, open_store
 
@@ -128,10 +129,10 @@ class Ledger(Reader):
 
     def plan(
         self,
-        settings: dict[str, str | int | float | None],
+        settings: Settings,
         event: Event,
         rounds: int,
-        cohorts: Literal["secret", "visible"] = "secret",
+        cohorts: Cohorts = "secret",
         max_participations: int | None = None,
     ) -> None:
         """Write a plan down, unless it stands there already; `Planned` says what its fields mean.

@@ -1,22 +1,24 @@
-"""Gaussian noise that hides one device, and the only way a sum leaves the server."""
+"""Gaussian noise that hides one device, and the two ways a sum leaves the server.
+
+`release_sum` adds floating-point noise and rounds the result to a public grid. `release_sum_discrete` rounds the sum to
+a grid first and adds whole numbers drawn exactly, so that no floating-point number has a part in the noise.
+"""
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from sottovoce.privacy.discrete_gaussian import SCALE, discrete_gaussian
 from sottovoce.privacy.entropy import Source
-from sottovoce.privacy.ledger import Reservation
 
 Vector = npt.NDArray[np.float64]
 
-Family = Literal["gaussian", "discrete_gaussian"]
-"""`gaussian`: floating point, rounded with the sum to a public grid; `discrete_gaussian`: exact, on integers."""
-
 GRID_BITS = 10
 """The release grid is at most std / 2**GRID_BITS wide."""
+
+MOST_CELLS = 2**52
+"""A sum is held to this many cells of the discrete grid on either side: about four million standard deviations."""
 
 
 def gaussian(source: Source, size: int, std: float) -> Vector:
@@ -88,38 +90,72 @@ def release_sum(total: npt.ArrayLike, std: float, source: Source) -> Vector:
     return noisy
 
 
-@dataclass(frozen=True, slots=True)
-class SumNoise:
-    """Turns the sum of clipped contributions into a release that was paid for.
+def discrete_std(clip_norm: float, noise_multiplier: float, size: int) -> float:
+    """Standard deviation that `release_sum_discrete` needs on a sum, in weight units, for a promised noise multiplier.
 
-    Attributes:
-        multiplier: z; 0 releases the exact sum, which is not private.
-        sensitivity: largest L2 norm by which one device can move the sum.
-        family: which noise.
-        plan_hash: of the plan whose reservations pay for it.
+    Rounding to a grid of width w = std / SCALE moves each of d coordinates by less than w (half of it by the rounding,
+    the rest being more than the division's own error). The sums of two neighbouring data sets, C apart, end up at most
+    C + 2 w sqrt(d) apart. The result is the solution of std = z (C + 2 w sqrt(d)), rounded up.
+
+    Args:
+        clip_norm: C > 0, largest L2 norm of one device's update, in weight units.
+        noise_multiplier: z, 0 or more; 0 gives 0, the loudly non-private release.
+        size: d, how many numbers the sum has.
+
+    Raises:
+        ValueError: an argument is out of range, or 4 z sqrt(d) >= SCALE: the grid is too coarse for that much noise.
     """
+    if not 0 < clip_norm < math.inf or not 0 <= noise_multiplier < math.inf or size < 0:
+        raise ValueError(
+            f"needs clip_norm > 0, noise_multiplier >= 0, size >= 0, got {clip_norm}, {noise_multiplier}, {size}"
+        )
+    share = 2 * noise_multiplier * math.sqrt(size) / SCALE
+    if share >= 0.5:
+        raise ValueError(
+            f"noise multiplier {noise_multiplier} on {size} numbers leaves no room for rounding to the grid"
+        )
+    return noise_multiplier * clip_norm / (1 - share) * (1 + 2.0**-48)
 
-    multiplier: float
-    sensitivity: float
-    family: Family
-    plan_hash: str
 
-    @property
-    def std(self) -> float:
-        """Standard deviation of the noise on the sum, in weight units."""
-        return self.multiplier * self.sensitivity
+def release_sum_discrete(total: npt.ArrayLike, std: float, source: Source) -> Vector:
+    """The noisy sum, with exact discrete Gaussian noise on a public grid of width std / SCALE.
 
-    def release(self, total: npt.ArrayLike, paid: Reservation, source: Source) -> Vector:
-        """The noisy sum.
+    Guarantees: the result is finite and has the shape of `total`; every entry is a whole number of cells, below 2**53,
+    times the width. With `std` from `discrete_std` the release is as private as Gaussian noise of that noise
+    multiplier: the module `discrete_gaussian` says up to what.
 
-        Args:
-            total: shape (n,), sum of clipped contributions, accumulated in float64; see `release_sum` for NaN.
-            paid: proof that the ledger was debited for this very plan. Each pays for one release.
-            source: fair bits, never used for anything else.
+    Assumes that the sums of neighbouring data sets differ by at most C in L2. Floating-point sums do so only up to
+    their own rounding error, unless every update was rounded to a grid before it was added.
 
-        Raises:
-            ValueError: the reservation is for another plan.
-        """
-        if paid.plan_hash != self.plan_hash:
-            raise ValueError("the reservation pays for another plan")
-        return release_sum(total, self.std, source)
+    =========================  =====================================================================
+    input                      result
+    =========================  =====================================================================
+    NaN or infinity in total   counts as zero, noise is still added
+    beyond `MOST_CELLS` cells  held to that bound: no two sums end up further apart than they were
+    std = 0                    `total` unrounded: a non-private release
+    empty cohort (zeros)       noise only, exactly as for any other sum
+    =========================  =====================================================================
+
+    Args:
+        total: shape (n,), sum of clipped updates, in weight units, accumulated in float64.
+        std: standard deviation of the noise on the sum, in weight units.
+        source: fair bits, never used for anything else.
+
+    Raises:
+        ValueError: `std` is negative or not finite, or its grid does not fit floating-point numbers.
+
+    Source: Canonne, Kamath, Steinke 2020, arXiv:2004.00010; Kairouz, Liu, Steinke 2021, arXiv:2102.06387 (grid).
+    """
+    if not 0 <= std < math.inf:
+        raise ValueError(f"std must be 0 or more and finite, got {std}")
+    wide = np.array(total, np.float64)
+    wide[~np.isfinite(wide)] = 0.0
+    if std == 0:
+        return wide
+    width = std / SCALE
+    if not np.finfo(np.float64).tiny <= width < 2.0**960:
+        raise ValueError(f"std {std} is too small or too large for a grid of floating-point numbers")
+    bound = width * MOST_CELLS
+    cells = np.rint(np.clip(wide, -bound, bound) / width).astype(np.int64)
+    cells += discrete_gaussian(source, wide.size).reshape(wide.shape)
+    return cells.astype(np.float64) * width

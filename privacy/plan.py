@@ -6,7 +6,7 @@ accounted cannot differ from what was done.
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 import msgspec
 
@@ -15,12 +15,12 @@ from sottovoce.privacy.chain import digest
 from sottovoce.privacy.claim import DeviceClaim
 from sottovoce.privacy.clip import Clipper
 from sottovoce.privacy.errors import ConfigError
-from sottovoce.privacy.events import Event, Gaussian, NoiseKind, NonPrivate, Purpose
-from sottovoce.privacy.noise import Family, SumNoise
+from sottovoce.privacy.events import Event, Gaussian, NoiseKind, Purpose
+from sottovoce.privacy.planned import Cohorts, Settings
+from sottovoce.privacy.release import Family, SumNoise
 from sottovoce.privacy.sampling import EveryoneSampler, PoissonSampler, Sampler, TruncatedPoissonSampler
 
 Sampling = Literal["poisson", "truncated_poisson", "none"]
-Cohorts = Literal["secret", "visible"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +134,7 @@ class MechanismPlan:
 
     def event(self) -> Event:
         """The privacy event of one round: what sampling hides counts only while cohorts are secret."""
-        if self.noise_multiplier == 0:
-            return NonPrivate(sampling_rate=self.sampling_rate)
-        if self.cohorts == "visible":
+        if self.cohorts == "visible" and self.noise_multiplier:
             return Gaussian(noise_multiplier=self.noise_multiplier)
         return self.sampler().event(self.noise_multiplier)
 
@@ -147,10 +145,22 @@ class MechanismPlan:
             count = min(count, self.max_participations)
         return {self.event(): count}
 
-    def settings(self) -> dict[str, str | int | float | None]:
+    def settings(self) -> Settings:
         """Every setting, as the ledger keeps it."""
-        told: dict[str, str | int | float | None] = msgspec.to_builtins(self)
+        told: Settings = msgspec.to_builtins(self)
         return told
+
+    @classmethod
+    def read(cls, settings: Settings) -> Self:
+        """The plan with `settings`, as a ledger keeps it.
+
+        Raises:
+            ConfigError: a setting is missing, unknown or impossible.
+        """
+        try:
+            return msgspec.convert(settings, cls)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"the ledger's plan cannot be read: {error}", "use the version that wrote it") from None
 
     def digest(self) -> str:
         """SHA-256 of the settings as canonical JSON, in hexadecimal."""

@@ -33,6 +33,10 @@ class Reservation:
     round: int
     plan_hash: str
 
+    def covering(self, run_id: str, round: int, plan_hash: str) -> "Reservation":
+        """Permission for one round of a run that this reservation paid for as a whole."""
+        return Reservation(self.seq, self.hash, run_id, round, plan_hash)
+
 
 class Realised(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What really happened in a round. Restricted: cohort sizes are secret while an epsilon rests on secret cohorts.

@@ -20,8 +20,8 @@ from torch import Tensor
 from sottovoce.privacy.entropy import Source
 from sottovoce.privacy.errors import CheckpointError
 from sottovoce.privacy.ledger import Reservation
-from sottovoce.privacy.noise import SumNoise
 from sottovoce.privacy.plan import MechanismPlan
+from sottovoce.privacy.release import SumNoise
 
 
 class ServerOptimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

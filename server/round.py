@@ -5,10 +5,12 @@ unusable replies are ordinary: they count as zero, the noise and the denominator
 """
 
 import hashlib
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -18,15 +20,27 @@ from flwr.serverapp import Grid
 
 from sottovoce.client.fleet import LocalTraining
 from sottovoce.client.message import FloatArrays, Instruction, instruction_record, read_reply
-from sottovoce.privacy.budget import Budget
 from sottovoce.privacy.entropy import Entropy
 from sottovoce.privacy.errors import BudgetError, ConfigError, UpdateError
 from sottovoce.privacy.events import NoiseKind
-from sottovoce.privacy.ledger import Ledger
+from sottovoce.privacy.ledger import Realised, Reservation
 from sottovoce.privacy.plan import MechanismPlan
 from sottovoce.server import checkpoint
 from sottovoce.server.cohort import Population, enrol, replies
 from sottovoce.server.optimizer import PrivateStep
+from sottovoce.server.participation import Participation
+
+
+class Purse(Protocol):
+    """What pays for a round: a campaign's `Budget`, or a `Selection` that was paid for as a whole."""
+
+    def reserve(self, plan: MechanismPlan, run_id: str, round: int, noise_kind: NoiseKind) -> Reservation:
+        """Debit one round; on return it is on disk."""
+        ...
+
+    def commit(self, paid: Reservation, artifact_sha256: str, realised: Realised | None = None) -> None:
+        """Record that the release happened."""
+        ...
 
 
 class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +50,7 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
         round: from 1.
         cohort: devices drawn. Secret from outsiders while the epsilon relies on secret cohorts.
         answered: devices whose node sent a usable reply.
+        capped: devices drawn that had reached their cap and were not asked.
         dropped: one line for each unusable reply.
         seconds: wall time.
     """
@@ -43,6 +58,7 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
     round: int
     cohort: int
     answered: int
+    capped: int = 0
     dropped: tuple[str, ...]
     seconds: float
 
@@ -55,27 +71,27 @@ class Coordinator:
         grid: where the nodes are.
         plan: the mechanism, fixed for the whole run.
         budget: what it draws on.
-        ledger: where it is written.
         step: the model and its private step.
         training: what devices do.
         entropy: where cohorts and noise come from.
         run_id: of this run.
         schema_digest: for checkpoints.
         folder: for checkpoints.
+        participation: how often each device was asked.
         deadline_s: longest a round waits for replies.
         clock: seconds, monotonic.
     """
 
     grid: Grid
     plan: MechanismPlan
-    budget: Budget
-    ledger: Ledger
+    budget: Purse
     step: PrivateStep
     training: LocalTraining
     entropy: Entropy
     run_id: str
     schema_digest: str
     folder: Path
+    participation: Participation
     deadline_s: float = 600.0
     clock: Callable[[], float] = time.monotonic
 
@@ -114,7 +130,8 @@ class Coordinator:
         began = self.clock()
         reservation = self.budget.reserve(self.plan, self.run_id, number, self._noise_kind)
         cohort = self.plan.sampler().draw(self.entropy.generator("cohort", number))
-        total, answered, dropped = self._collect(number, population, cohort)
+        joining = self.participation.admit(cohort)
+        total, answered, dropped = self._collect(number, population, joining)
         self.step.step(total, reservation, self.entropy.generator("noise", number))
         facts = checkpoint.Facts(
             run_id=self.run_id,
@@ -125,11 +142,19 @@ class Coordinator:
             ledger_hash=reservation.hash,
         )
         data = checkpoint.write(self.folder, self.step.state(), facts)
-        self.ledger.commit(reservation, hashlib.sha256(data).hexdigest())
+        realised = Realised(
+            population=population.devices,
+            cohort=len(cohort),
+            answered=answered,
+            busiest=self.participation.busiest,
+            salt=secrets.token_hex(16),
+        )
+        self.budget.commit(reservation, hashlib.sha256(data).hexdigest(), realised)
         return RoundRecord(
             round=number,
             cohort=len(cohort),
             answered=answered,
+            capped=len(cohort) - len(joining),
             dropped=tuple(dropped),
             seconds=self.clock() - began,
         )
@@ -145,7 +170,14 @@ class Coordinator:
         parameters: FloatArrays = {name: value.numpy() for name, value in self.step.parameters.items()}
         asked = {
             node: Instruction(
-                self.run_id, number, self.plan.digest(), self.plan.clip_norm, self.training, parameters, devices
+                self.run_id,
+                number,
+                self.plan.digest(),
+                self.plan.clip_norm,
+                self.training,
+                parameters,
+                devices,
+                self.plan.max_participations,
             )
             for node, devices in population.split(cohort)
         }

@@ -5,7 +5,7 @@ stand beside the lines they name. The drawing is 440 units wide, about one per p
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sottovoce.simulations.markup import number, text
@@ -126,7 +126,14 @@ def spread(places: Sequence[float], low: float, high: float) -> list[float]:
 
 
 def line_chart(
-    title: str, series: Sequence[Series], levels: Sequence[Level] = (), *, zero: bool = False, whole: bool = False
+    title: str,
+    series: Sequence[Series],
+    levels: Sequence[Level] = (),
+    *,
+    zero: bool = False,
+    whole: bool = False,
+    across: str = "round",
+    place: Callable[[float], str] = "{:.0f}".format,
 ) -> str:
     """One or two lines by round, with levels to compare with, as a figure; empty text when there is no point.
 
@@ -136,6 +143,8 @@ def line_chart(
         levels: dashed lines, named at the right edge.
         zero: the vertical axis begins at 0.
         whole: the vertical axis counts something.
+        across: what the horizontal axis counts, one by one.
+        place: how a place on that axis is written.
 
     Raises:
         ValueError: more than two lines.
@@ -150,12 +159,12 @@ def line_chart(
     every = [y for _, points in drawn for _, y in points] + [level.value for level in levels]
     x = scale([x for _, points in drawn for x, _ in points], LEFT, RIGHT, whole=True)
     y = scale(every, BOTTOM, TOP, zero=zero, whole=whole)
-    parts = [*grid(x, y), caption("round")]
+    parts = [*grid(x, y, place), caption(across)]
     labels: list[tuple[float, str, str]] = []
     for level in levels:
-        place = y.at(level.value)
-        parts.append(f'<path class="level" d="M{LEFT} {place:.1f}H{RIGHT}"/>')
-        labels.append((place, level.name, "quiet"))
+        height = y.at(level.value)
+        parts.append(f'<path class="level" d="M{LEFT} {height:.1f}H{RIGHT}"/>')
+        labels.append((height, level.name, "quiet"))
     for index, (line, points) in enumerate(drawn):
         tone = "main" if index == 0 else "second"
         ends = [(x.at(a), y.at(b)) for a, b in thin(points)]
@@ -164,9 +173,9 @@ def line_chart(
             parts.append(f'<path class="line {tone}{" dense" if len(ends) > MOST / 2 else ""}" d="M{path}"/>')
         parts.append(dot(*ends[-1], tone))
         labels.append((ends[-1][1], f"{line.name} {number(points[-1][1], line.decimals)}", tone))
-    for place, (_, name, tone) in zip(spread([p for p, _, _ in labels], TOP, BOTTOM), labels, strict=True):
-        parts.append(f'<text class="{tone}" x="{RIGHT + 8}" y="{place + 4:.1f}">{text(shorten(name))}</text>')
-    return figure(title, story(drawn), parts)
+    for height, (_, name, tone) in zip(spread([p for p, _, _ in labels], TOP, BOTTOM), labels, strict=True):
+        parts.append(f'<text class="{tone}" x="{RIGHT + 8}" y="{height + 4:.1f}">{text(shorten(name))}</text>')
+    return figure(title, story(drawn, across, place), parts)
 
 
 def calibration_chart(title: str, points: Sequence[tuple[float, float, int]]) -> str:
@@ -188,9 +197,10 @@ def calibration_chart(title: str, points: Sequence[tuple[float, float, int]]) ->
     return figure(title, told, parts)
 
 
-def grid(x: Scale, y: Scale) -> list[str]:
-    """Horizontal grid lines, tick marks and tick labels; ticks that would crowd are left out."""
+def grid(x: Scale, y: Scale, across: Callable[[float], str] | None = None) -> list[str]:
+    """Horizontal grid lines, tick marks and tick labels; `across` writes those of the horizontal axis its own way."""
     parts = []
+    label = across or x.label
     for tick in y.ticks:
         place = y.at(tick)
         parts.append(f'<path class="grid" d="M{LEFT} {place:.1f}H{RIGHT}"/>')
@@ -198,7 +208,7 @@ def grid(x: Scale, y: Scale) -> list[str]:
     for tick in x.ticks:
         place = x.at(tick)
         parts.append(f'<path class="mark" d="M{place:.1f} {BOTTOM}v4"/>')
-        parts.append(f'<text class="tick middle" x="{place:.1f}" y="{BOTTOM + 17}">{x.label(tick)}</text>')
+        parts.append(f'<text class="tick middle" x="{place:.1f}" y="{BOTTOM + 17}">{text(label(tick))}</text>')
     return parts
 
 
@@ -217,11 +227,11 @@ def shorten(name: str, most: int = 21) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
-def story(drawn: Sequence[tuple[Series, Sequence[Point]]]) -> str:
+def story(drawn: Sequence[tuple[Series, Sequence[Point]]], across: str, place: Callable[[float], str]) -> str:
     """What the lines show, in words, for those who do not see them."""
     return " ".join(
-        f"{line.name}: {number(points[0][1], line.decimals)} in round {points[0][0]:.0f}, "
-        f"{number(points[-1][1], line.decimals)} in round {points[-1][0]:.0f}."
+        f"{line.name}: {number(points[0][1], line.decimals)} in {across} {place(points[0][0])}, "
+        f"{number(points[-1][1], line.decimals)} in {across} {place(points[-1][0])}."
         for line, points in drawn
     )
 

@@ -25,9 +25,14 @@ SHOWN_HASH = 12
 
 def _place(context: click.Context, argument: click.Parameter, value: str) -> Path | str:  # noqa: ARG001 - click's
     """A ledger's file; or its address on a server, which is no path and must stay as it is."""
-    if is_address(value):
-        return value
-    return Path(value) / "ledger.db" if Path(value).is_dir() else Path(value)
+    path = Path(value)
+    if is_address(value) or not path.is_dir():
+        return value if is_address(value) else path
+    if not (path / "experiment.toml").is_file():
+        return path / "ledger.db"
+    from sottovoce.simulations.folder import RunFolder  # loads torch, which only training needs
+
+    return RunFolder(path).ledger
 
 
 @click.group()

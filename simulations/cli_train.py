@@ -13,6 +13,7 @@ from sottovoce.privacy.audit import AuditReport
 from sottovoce.privacy.audit import audit as audit_ledger
 from sottovoce.privacy.errors import DataError, LedgerError, SottovoceError
 from sottovoce.privacy.store import is_address
+from sottovoce.simulations.cli_audit import audit_self_test
 from sottovoce.simulations.cli_options import PATH, as_json, data_dir, print_json, torch_threads
 from sottovoce.simulations.dataset import Dataset
 from sottovoce.simulations.experiment import Experiment, compose, parse_override
@@ -22,7 +23,7 @@ from sottovoce.simulations.loading import impressions, load
 from sottovoce.simulations.metrics import Metrics
 from sottovoce.simulations.metrics import evaluate as evaluate_scores
 from sottovoce.simulations.results import finish
-from sottovoce.simulations.run import nodes, plan_for, train, trained
+from sottovoce.simulations.run import nodes, plan_of, record_plan, train, trained
 from sottovoce.simulations.scoring import score
 
 SHORTCUTS = {
@@ -32,9 +33,15 @@ SHORTCUTS = {
     "epsilon": "privacy.epsilon",
     "delta": "privacy.delta",
     "noise": "privacy.noise",
+    "ledger": "privacy.ledger",
     "seed": "seed",
 }
 """Options that stand for a key of the experiment."""
+
+
+def _absolute(context: click.Context, option: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001 - click's
+    """A path that means the same from every folder."""
+    return value if value is None or is_address(value) else str(Path(value).resolve())
 
 
 @click.command()
@@ -45,6 +52,12 @@ SHORTCUTS = {
 @click.option("--epsilon", type=float, help="Budget; the noise is found for it. inf trains without noise.")
 @click.option("--delta", type=float, help="Chance with which the guarantee may fail.")
 @click.option("--noise", type=click.Choice(["secure", "seeded", "none"]))
+@click.option(
+    "--ledger",
+    metavar="LEDGER",
+    callback=_absolute,
+    help="Ledger of a campaign that several runs share: a file or a postgresql:// address. [default: one of its own]",
+)
 @click.option("--seed", type=int, help="Of the initial weights; with --noise seeded, of everything.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any key of the experiment; repeatable.")
 @click.option("--out", type=PATH, help="Folder for the run. [default: runs/DATA]")
@@ -91,10 +104,17 @@ def simulate(
     say = Console(stderr=True, highlight=False, soft_wrap=True)
     dataset = load(chosen.data, data_dir, None)
     _require_measurable(dataset)
-    plan = plan_for(chosen, dataset.train.devices)
+    plan = plan_of(folder, chosen, dataset)
+    own = record_plan(chosen, plan)
     if resume is None:
         folder.create(chosen)
     _announce(say, chosen, dataset.train.devices, dataset.train.rows, plan.noise_multiplier)
+    if own is not None:
+        joins = plan.expected_cohort * chosen.rounds
+        say.print(
+            f"record-level noise multiplier {own.noise_multiplier:.3f} on the device: devices train one by one, about "
+            f"{joins:,.0f} times in all, at some tens a second"
+        )
     try:
         with torch_threads(CORES // chosen.nodes), _Bar(say, chosen) as bar:
             model = train(InProcessGrid(nodes(chosen, dataset), chosen.nodes), chosen, dataset, folder, bar.advance)
@@ -204,14 +224,20 @@ def evaluate(run: Path, file: Path | None, data_dir: Path | None, json_output: b
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", required=False)
+@click.option("--self-test", is_flag=True, help="Audit broken and sound mechanisms instead of a run: about a minute.")
 @as_json
-def audit(run: str, json_output: bool) -> None:
+def audit(run: str | None, self_test: bool, json_output: bool) -> None:
     """Recompute what a run's ledger spent; exits with 1 when the ledger does not hold.
 
     RUN is a run folder, a ledger file or a postgresql:// address. A folder's newest checkpoint must be in its ledger: a
     ledger that was rolled back is found.
     """
+    if self_test:
+        audit_self_test(json_output)
+        return
+    if run is None:
+        raise click.UsageError("name a RUN, or give --self-test")
     report, extra = _audited(run)
     if json_output:
         print_json(report)

@@ -16,6 +16,7 @@ import tomli_w
 from sottovoce.client.fleet import LocalTraining
 from sottovoce.models.ranker import RankerConfig
 from sottovoce.privacy.errors import ConfigError
+from sottovoce.privacy.record import RecordTarget
 from sottovoce.server.optimizer import ServerOptimizer
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -54,6 +55,15 @@ class PrivacyTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         clip_norm: C, largest L2 norm of one device's update.
         sampling_rate: q, chance of a device to be drawn in a round.
         noise: `secure` from the operating system; `seeded` repeats the run exactly and guarantees nothing; `none`.
+        sampling: `poisson`; `truncated_poisson`, which cuts cohorts at `cap` and is accounted as such; `none`:
+            everybody joins every round.
+        cap: largest cohort of truncated sampling; 0 for the mean plus five standard deviations.
+        max_participations: most rounds a device takes part in, kept by the device and by the coordinator; 0 for a cap
+            that fewer than one device in 10,000 reaches.
+        cohorts: `visible` when somebody outside may learn who takes part: then sampling is not counted, and the noise
+            is found for a device that takes part `max_participations` times.
+        mechanism: `gaussian`, or the exact `discrete_gaussian`, on integers.
+        ledger: of a campaign that several runs share, a path or a postgresql:// address; empty for one of its own.
     """
 
     epsilon: float = 4.0
@@ -61,6 +71,12 @@ class PrivacyTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     clip_norm: Annotated[float, msgspec.Meta(ge=1e-6, le=1e6)] = 1.0
     sampling_rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.1
     noise: Literal["secure", "seeded", "none"] = "secure"
+    sampling: Literal["poisson", "truncated_poisson", "none"] = "poisson"
+    cap: Annotated[int, msgspec.Meta(ge=0)] = 0
+    max_participations: Annotated[int, msgspec.Meta(ge=0)] = 0
+    cohorts: Literal["secret", "visible"] = "secret"
+    mechanism: Literal["gaussian", "discrete_gaussian"] = "gaussian"
+    ledger: str = ""
 
     def __post_init__(self) -> None:
         """Refuse budgets that mean nothing."""
@@ -70,6 +86,8 @@ class PrivacyTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise ValueError(f"delta = {self.delta} is not between {LEAST_DELTA:g} and 1")
         if math.isinf(self.epsilon) != (self.noise == "none"):
             raise ValueError("epsilon = inf and noise = 'none' go together: both or neither")
+        if self.cap and self.sampling != "truncated_poisson":
+            raise ValueError(f"cap = {self.cap} needs sampling = 'truncated_poisson'")
 
 
 class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -99,7 +117,14 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     def to_toml(self) -> str:
         """The experiment with every default filled in."""
-        return tomli_w.dumps(msgspec.to_builtins(self))
+        told = msgspec.to_builtins(self)
+        if told["local"]["record"] is not None:
+            return tomli_w.dumps(told)
+        # TOML has no word for nothing: an absent section is off, and shown as a comment.
+        del told["local"]["record"]
+        off = tomli_w.dumps({"local": {"record": msgspec.to_builtins(RecordTarget())}})
+        hidden = "".join(f"# {line}\n" for line in off.splitlines())
+        return f"{tomli_w.dumps(told)}\n# Record-level privacy on the device, off without this section:\n{hidden}"
 
 
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {

@@ -12,6 +12,7 @@ import msgspec
 from sottovoce.models.atomic import write_atomically
 from sottovoce.privacy.audit import AuditReport, audit
 from sottovoce.privacy.errors import CheckpointError, ConfigError, SottovoceError
+from sottovoce.privacy.store import is_address
 from sottovoce.server import checkpoint
 from sottovoce.server.round import RoundRecord
 from sottovoce.simulations.experiment import Experiment, compose
@@ -53,9 +54,21 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
-    def ledger_file(self) -> Path:
-        """The budget."""
-        return self.path / "ledger.db"
+    def ledger(self) -> Path | str:
+        """The budget: the run's own, or one that several runs share.
+
+        Raises:
+            ConfigError: not a run folder.
+        """
+        shared = self.experiment().privacy.ledger
+        if is_address(shared):
+            return shared
+        return Path(shared) if shared else self.path / "ledger.db"
+
+    @property
+    def participation_file(self) -> Path:
+        """How often each device was asked; as secret as the cohorts."""
+        return self.path / "restricted" / "participation.safetensors"
 
     @property
     def checkpoints(self) -> Path:
@@ -149,8 +162,8 @@ class RunFolder:
         try:
             kept = checkpoint.newest(self.checkpoints)
         except CheckpointError as error:
-            return audit(self.ledger_file), (error.what,)
-        return audit(self.ledger_file, pinned=kept.facts.ledger_head), kept.problems
+            return audit(self.ledger), (error.what,)
+        return audit(self.ledger, pinned=kept.facts.ledger_head), kept.problems
 
     def append(self, point: Point) -> None:
         """Add a line to `metrics.jsonl`."""

@@ -3,7 +3,7 @@
 import html
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
@@ -37,6 +37,14 @@ def number(value: float | None, decimals: int = 3) -> str:
     return f"{value:,.{decimals}f}"
 
 
+def at_most(value: float | None, decimals: int = 4) -> str:
+    """An upper bound for reading: rounded up, so that it never says less than is true; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return number(value, decimals)
+    steps = 10.0**decimals
+    return number(math.ceil(value * steps - 1e-9) / steps, decimals)
+
+
 def significant(value: float) -> str:
     """A figure of unknown size for reading: whole numbers in full, others to three digits."""
     if not math.isfinite(value):
@@ -53,7 +61,13 @@ def size(count: int) -> str:
     return f"{count / 1e3:,.1f} kB" if count < 1_000_000 else f"{count / 1e6:,.2f} MB"
 
 
-def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]], strong: int | None = None) -> str:
+def table(
+    caption: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    strong: int | None = None,
+    prose: Collection[int] = (),
+) -> str:
     """A table whose first column names the row and whose other columns are figures.
 
     Args:
@@ -61,12 +75,14 @@ def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]], st
         header: plain text per column.
         rows: plain text per cell, as many as `header`.
         strong: index of a row to stress.
+        prose: indices of columns that hold words, which may take several lines.
     """
-    head = "".join(f'<th scope="col">{text(cell)}</th>' for cell in header)
+    worded = [' class="prose"' if index in prose else "" for index in range(len(header))]
+    head = "".join(f'<th scope="col"{kind}>{text(cell)}</th>' for kind, cell in zip(worded, header, strict=True))
     body = []
     for index, (first, *rest) in enumerate(rows):
         mark = ' class="strong"' if index == strong else ""
-        cells = "".join(f"<td>{text(cell)}</td>" for cell in rest)
+        cells = "".join(f"<td{kind}>{text(cell)}</td>" for kind, cell in zip(worded[1:], rest, strict=True))
         body.append(f'<tr{mark}><th scope="row">{text(first)}</th>{cells}</tr>')
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{text(caption)}"><table>'

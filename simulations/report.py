@@ -1,9 +1,7 @@
 """One run on one page: what was trained, how well, at what privacy cost, and what would ship.
 
-The page is a single HTML file that loads nothing and sends nothing: no script, no address, no font of its own, and a
-content policy that forbids the browser to fetch anything even if foreign text slipped in a tag. Whatever comes from a
-run (names, licences, the experiment) is escaped. A run without guarantee says so at the top, while scrolling, in the
-window's title and on every printed page.
+Whatever comes from a run (names, licences, the experiment) is escaped. A run without guarantee says so at the top,
+while scrolling, in the window's title and on every printed page.
 """
 
 import math
@@ -14,14 +12,10 @@ import msgspec
 from sottovoce.simulations.charts import Level, Series, calibration_chart, line_chart
 from sottovoce.simulations.markup import number, significant, size, table, text
 from sottovoce.simulations.metrics import Metrics
-from sottovoce.simulations.stylesheet import PRINTED_ALARM, STYLE
-
-ALARM = "SIMULATION: NO GUARANTEE"
+from sottovoce.simulations.page import ALARM, page
 
 LISTED = 40
 """Rows of the table of rounds at most; the charts show every round."""
-
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
 class DatasetFacts(msgspec.Struct, frozen=True):
@@ -136,18 +130,11 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 def render(summary: RunSummary) -> str:
     """The page, complete, as text to be written in UTF-8."""
-    alarm = "" if summary.guarantee else f'<div class="alarm" role="alert">{ALARM}</div>'
-    title = summary.title if summary.guarantee else f"{ALARM} - {summary.title}"
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="referrer" content="no-referrer"><meta name="robots" content="noindex">'
-        f"<title>{text(title)}</title>"
-        f"<style>{STYLE}{'' if summary.guarantee else PRINTED_ALARM}</style></head>\n<body>{alarm}\n"
+    body = (
         f"{opening(summary)}\n<main>{learning(summary)}\n{privacy(summary)}\n{quality(summary)}\n"
-        f"{release(summary.release)}\n{experiment(summary)}</main>\n{closing(summary)}</body></html>\n"
+        f"{release(summary.release)}\n{experiment(summary)}</main>\n{closing(summary)}"
     )
+    return page(summary.title, body, alarm=not summary.guarantee)
 
 
 def opening(summary: RunSummary) -> str:

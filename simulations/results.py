@@ -29,7 +29,7 @@ from sottovoce.simulations.folder import RunFolder
 from sottovoce.simulations.latency import SIZES, measure
 from sottovoce.simulations.loading import load
 from sottovoce.simulations.metrics import Metrics, calibration_curve, evaluate
-from sottovoce.simulations.run import Trained, plan_for, trained
+from sottovoce.simulations.run import Trained, entropy_of, plan_of, record_plan, trained
 from sottovoce.simulations.runtimes import callers
 from sottovoce.simulations.scoring import score
 from sottovoce.simulations.shipping import passport, require_committed, ship
@@ -49,6 +49,7 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
         baselines: on the same rows.
         calibration: mean predicted, observed, rows, by tenth.
         audit: what the ledger says.
+        record_claim: what a device's own noise hides of one record, with its conversion to the device; None without it.
         release: of the newest release made from this run.
         latency_us: median microseconds per decision's scores, by runtime and number of candidates.
     """
@@ -63,6 +64,7 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
     baselines: dict[str, Metrics]
     calibration: list[tuple[float, float, int]]
     audit: AuditReport
+    record_claim: str | None = None
     release: ReleaseReport | None = None
     latency_us: dict[str, dict[str, float]] = {}
 
@@ -94,6 +96,8 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
         console.print(table)
         for claim in self.audit.claims:
             console.print(claim, markup=False, soft_wrap=True)
+        if self.record_claim:
+            console.print(f"record level, on the device: {self.record_claim}", markup=False, soft_wrap=True)
         for finding in self.audit.findings:
             console.print(f"finding: {finding}", style="yellow", markup=False, soft_wrap=True)
 
@@ -116,6 +120,7 @@ def finish(
         baselines=_baselines(dataset, owners) if baselines else {},
         calibration=calibration_curve(chances, labels),
         audit=found,
+        record_claim=_record_claim(experiment, dataset, folder),
     )
     try:
         earlier = read_results(folder)
@@ -125,6 +130,12 @@ def finish(
         results = msgspec.structs.replace(results, release=earlier.release, latency_us=earlier.latency_us)
     _keep(folder, results)
     return results
+
+
+def _record_claim(experiment: Experiment, dataset: Dataset, folder: RunFolder) -> str | None:
+    """The record-level guarantee in words: another unit than the ledger's of the run, and never part of its figures."""
+    own = record_plan(experiment, plan_of(folder, experiment, dataset))
+    return None if own is None else str(own.claim(noise_kind=entropy_of(experiment).kind))
 
 
 def _baselines(dataset: Dataset, owners: np.ndarray) -> dict[str, Metrics]:
@@ -186,11 +197,11 @@ def release_run(
         raise ConfigError(f"{path}: cannot be a file there", "name a file in a folder that exists")
     dataset = load(experiment.data, data_dir, None)
     found, _ = folder.audit()
-    plan = plan_for(experiment, dataset.train.devices)
+    plan = plan_of(folder, experiment, dataset)
     proof = passport(found, plan)
     releasable(proof)
     model = trained(experiment, dataset, folder)
-    require_committed(folder.ledger_file, model)
+    require_committed(folder.ledger, model)
     if model.rounds != results.rounds:
         raise CheckpointError(
             f"{run}: the newest readable checkpoint is of round {model.rounds}, round {results.rounds} was evaluated",
@@ -258,6 +269,7 @@ def _summary(folder: RunFolder, results: Results) -> report.RunSummary:
         "noise": found.noise,
         "population": f"{found.population:,}" if found.population else "none",
         **{f"epsilon by {name}": f"{value:.4f}" for name, value in found.cross_check.items() if value is not None},
+        **({"record level, on the device": results.record_claim} if results.record_claim else {}),
         **{f"finding {number}": text for number, text in enumerate(found.findings, 1)},
     }
     return report.RunSummary(

@@ -3,23 +3,28 @@
 import math
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import msgspec
 from flwr.app import Context
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from torch import Tensor
 
 from sottovoce.client.app import Node, client_app
+from sottovoce.client.fleet import LocalTraining
 from sottovoce.models.ranker import initial
+from sottovoce.privacy.book import Book
 from sottovoce.privacy.budget import Budget
-from sottovoce.privacy.calibration import calibrated
-from sottovoce.privacy.entropy import OsEntropy, SeededEntropy
+from sottovoce.privacy.calibration import calibrated, rare_cap
+from sottovoce.privacy.entropy import Entropy, OsEntropy, SeededEntropy
 from sottovoce.privacy.errors import CheckpointError
 from sottovoce.privacy.ledger import Ledger
 from sottovoce.privacy.plan import MechanismPlan
+from sottovoce.privacy.record import RecordPlan
 from sottovoce.server import checkpoint
 from sottovoce.server.optimizer import PrivateStep
+from sottovoce.server.participation import Participation
 from sottovoce.server.round import Coordinator, RoundRecord
 from sottovoce.simulations.dataset import Dataset
 from sottovoce.simulations.experiment import Experiment
@@ -53,8 +58,60 @@ def plan_for(experiment: Experiment, population: int) -> MechanismPlan:
         ConfigError: the target cannot be met or means nothing, such as delta at or above 1 / population.
     """
     target = experiment.privacy
-    plan = MechanismPlan(population, target.sampling_rate, target.clip_norm, 0.0, experiment.rounds, target.delta)
-    return plan if target.noise == "none" else calibrated(plan, target.epsilon)
+    return (
+        _shape(experiment, population)
+        if target.noise == "none"
+        else calibrated(_shape(experiment, population), target.epsilon)
+    )
+
+
+def _shape(experiment: Experiment, population: int) -> MechanismPlan:
+    """The mechanism without its noise."""
+    target = experiment.privacy
+    rate = 1.0 if target.sampling == "none" else target.sampling_rate
+    cap = None
+    if target.sampling == "truncated_poisson":
+        mean = rate * population
+        cap = target.cap or min(population, math.ceil(mean + 5 * math.sqrt(mean * (1 - rate))))
+    return MechanismPlan(
+        population=population,
+        sampling_rate=rate,
+        clip_norm=target.clip_norm,
+        noise_multiplier=0.0,
+        rounds=experiment.rounds,
+        delta=target.delta,
+        sampling=target.sampling,
+        cap=cap,
+        max_participations=target.max_participations or rare_cap(rate, experiment.rounds),
+        cohorts=target.cohorts,
+        noise=target.mechanism,
+    )
+
+
+def entropy_of(experiment: Experiment) -> Entropy:
+    """Where cohorts and noise come from: record-level noise is repeated only where all of it is."""
+    return SeededEntropy(experiment.seed) if experiment.privacy.noise == "seeded" else OsEntropy()
+
+
+def record_plan(experiment: Experiment, plan: MechanismPlan) -> RecordPlan | None:
+    """How each device trains with record-level privacy, or None where it does not.
+
+    Raises:
+        ConfigError: the target cannot be met or means nothing.
+    """
+    local = experiment.local
+    if local.record is None:
+        return None
+    return local.record.plan(local.max_rows, local.steps, plan.max_participations or plan.rounds)
+
+
+def told_training(experiment: Experiment, plan: MechanismPlan) -> LocalTraining:
+    """What devices are told to do: the experiment's local training, with the noise of the record-level guarantee."""
+    found, local = record_plan(experiment, plan), experiment.local
+    if found is None or local.record is None:
+        return local
+    target = msgspec.structs.replace(local.record, noise_multiplier=found.noise_multiplier)
+    return msgspec.structs.replace(local, record=target)
 
 
 def nodes(experiment: Experiment, dataset: Dataset) -> ClientApp:
@@ -65,7 +122,8 @@ def nodes(experiment: Experiment, dataset: Dataset) -> ClientApp:
         number, of = int(context.node_config["partition-id"]), int(context.node_config["num-partitions"])
         if (number, of) not in hosted:
             share = partition(dataset.train, number, of)
-            hosted[number, of] = Node(share, dataset.schema, experiment.model, number)
+            entropy = entropy_of(experiment)
+            hosted[number, of] = Node(share, dataset.schema, experiment.model, number, entropy=entropy)
         return hosted[number, of]
 
     return client_app(open_node)
@@ -104,18 +162,25 @@ def train(
         ConfigError: another process trains in this folder.
         LedgerError: the ledger was changed, is older than the checkpoint, or is gone while checkpoints are there.
     """
-    plan = plan_for(experiment, dataset.train.devices)
     target = experiment.privacy
-    entropy = SeededEntropy(experiment.seed) if target.noise == "seeded" else OsEntropy()
+    entropy = entropy_of(experiment)
     with folder.locked():
         start = checkpoint.newest(folder.checkpoints) if checkpoint.present(folder.checkpoints) else None
-        with Ledger.open(folder.ledger_file, create=start is None) as ledger:
-            budget = Budget(target.epsilon, target.delta, ledger)
+        with Ledger.open(folder.ledger, create=start is None) as ledger:
+            if start:
+                ledger.verify(start.facts.ledger_head)
+                plan = recorded_plan(ledger.book(), start.facts, experiment, dataset)
+                seen = Participation.resume(folder.participation_file, plan.population, plan.max_participations)
+            else:
+                plan = plan_for(experiment, dataset.train.devices)
+                seen = Participation.begin(folder.participation_file, plan.population, plan.max_participations)
+            budget = _budget(experiment, ledger)
             budget.register(plan)
             run_id = start.facts.run_id if start else secrets.token_hex(8)
             step = _step(experiment, dataset, plan, run_id)
-            notes = _continue(start, step, plan, dataset, ledger) if start else []
-            lost = ledger.recover()
+            notes = _continue(start, step, ledger) if start else []
+            # On a shared ledger other runs may be at work: only what this one left open is settled.
+            lost = ledger.recover(run_id if target.ledger else None)
             notes += [
                 f"round {one.round} was cut off earlier; what it may have released counts as spent" for one in lost
             ]
@@ -137,13 +202,13 @@ def train(
                 grid=grid,
                 plan=plan,
                 budget=budget,
-                ledger=ledger,
                 step=step,
-                training=experiment.local,
+                training=told_training(experiment, plan),
                 entropy=entropy,
                 run_id=run_id,
                 schema_digest=dataset.schema.digest(),
                 folder=folder.checkpoints,
+                participation=seen,
             )
             early = coordinator.run(done, keep)
             if early:
@@ -154,13 +219,17 @@ def train(
     return Trained(step.averaged, kept.facts.round, kept.sha256, (*notes, *kept.problems))
 
 
-def _continue(
-    start: checkpoint.Kept, step: PrivateStep, plan: MechanismPlan, dataset: Dataset, ledger: Ledger
-) -> list[str]:
-    """Take up a checkpoint where it was left, once the ledger holds the row that paid for it; returns its problems."""
+def _budget(experiment: Experiment, ledger: Ledger) -> Budget:
+    """The campaign's budget; a run's own epsilon is the campaign's where it has the ledger to itself."""
+    target = experiment.privacy
+    if target.ledger and ledger.book().campaign is not None:
+        return Budget.of(ledger)
+    return Budget(target.epsilon, target.delta, ledger)
+
+
+def _continue(start: checkpoint.Kept, step: PrivateStep, ledger: Ledger) -> list[str]:
+    """Take up a checkpoint where it was left; returns its problems."""
     facts = start.facts
-    ledger.verify(facts.ledger_head)
-    _require_same(facts, plan, dataset)
     step.restore(start.state)
     paid = ledger.reservation(facts.ledger_length, facts.ledger_hash)
     if paid is not None:
@@ -168,13 +237,35 @@ def _continue(
     return list(start.problems)
 
 
-def _require_same(facts: checkpoint.Facts, plan: MechanismPlan, dataset: Dataset) -> None:
-    """Refuse a checkpoint of other data or other settings, whose epsilon would be another."""
-    if facts.plan_hash != plan.digest() or facts.schema_digest != dataset.schema.digest():
+def recorded_plan(book: Book, facts: checkpoint.Facts, experiment: Experiment, dataset: Dataset) -> MechanismPlan:
+    """The plan that a run was begun with: found anew, its noise could differ by another version of an accountant.
+
+    Raises:
+        CheckpointError: the checkpoint is of other data or other settings, whose epsilon would be another.
+    """
+    planned = book.plans.get(facts.plan_hash)
+    plan = MechanismPlan.read(planned.plan) if planned else None
+    same = plan is not None and replace(plan, noise_multiplier=0.0) == _shape(experiment, dataset.train.devices)
+    if plan is None or not same or facts.schema_digest != dataset.schema.digest():
         raise CheckpointError(
             f"the checkpoint of round {facts.round} belongs to another experiment",
             "use the experiment.toml and the data it was made with",
         )
+    return plan
+
+
+def plan_of(folder: RunFolder, experiment: Experiment, dataset: Dataset) -> MechanismPlan:
+    """The plan that a run has, or will have when nothing of it exists yet.
+
+    Raises:
+        CheckpointError: its checkpoints cannot be read, or belong to another experiment.
+        LedgerError: it has checkpoints and no ledger that holds.
+    """
+    if not checkpoint.present(folder.checkpoints):
+        return plan_for(experiment, dataset.train.devices)
+    kept = checkpoint.newest(folder.checkpoints)
+    with Ledger.open(folder.ledger, readonly=True) as ledger:
+        return recorded_plan(ledger.book(), kept.facts, experiment, dataset)
 
 
 def trained(experiment: Experiment, dataset: Dataset, folder: RunFolder) -> Trained:
@@ -183,11 +274,10 @@ def trained(experiment: Experiment, dataset: Dataset, folder: RunFolder) -> Trai
     Raises:
         CheckpointError: there is none that can be read, or it belongs to another experiment.
         ConfigError: the experiment was changed into one that cannot be run.
+        LedgerError: there is no ledger that holds.
     """
     kept = checkpoint.newest(folder.checkpoints)
-    plan = plan_for(experiment, dataset.train.devices)
-    _require_same(kept.facts, plan, dataset)
-    step = _step(experiment, dataset, plan, kept.facts.run_id)
+    step = _step(experiment, dataset, plan_of(folder, experiment, dataset), kept.facts.run_id)
     step.restore(kept.state)
     return Trained(step.averaged, kept.facts.round, kept.sha256, kept.problems)
 

@@ -40,15 +40,17 @@ def passport(audit: AuditReport, plan: MechanismPlan) -> PrivacyPassport:
     if not audit.ledger_ok or audit.delta is None or audit.population is None:
         raise GateError("the run's ledger does not hold", "look at `sottovoce audit`; such a run cannot be released")
     return PrivacyPassport(
-        sampling="poisson",
+        sampling=plan.sampling if plan.cohorts == "secret" else f"{plan.sampling}, not counted: cohorts are visible",
         sampling_rate=plan.sampling_rate,
         population=audit.population,
-        mechanism="gaussian",
+        mechanism=plan.noise,
         noise_multiplier=plan.noise_multiplier,
         clip_norm=plan.clip_norm,
         rounds=audit.rounds,
         releases=audit.purposes,
-        accountant="pld",
+        accountant=audit.accountant,
+        observer=audit.observer,
+        max_participations=plan.max_participations,
         epsilon=audit.epsilon,
         epsilon_known_cohort=audit.epsilon_known_cohort,
         delta=audit.delta,
@@ -59,14 +61,14 @@ def passport(audit: AuditReport, plan: MechanismPlan) -> PrivacyPassport:
     )
 
 
-def require_committed(ledger_file: Path, model: Trained) -> None:
+def require_committed(ledger_at: Path | str, model: Trained) -> None:
     """Let weights pass whose checkpoint the ledger knows as released.
 
     Raises:
         GateError: these weights are not what was paid for.
         LedgerError: the ledger does not hold.
     """
-    with Ledger.open(ledger_file, readonly=True) as ledger:
+    with Ledger.open(ledger_at, readonly=True) as ledger:
         known = {entry.artifact_sha256 for entry in ledger.entries() if isinstance(entry, Committed)}
     if model.sha256 not in known:
         raise GateError(

@@ -14,6 +14,8 @@ body { margin: 0 auto; max-width: 1000px; padding: 0 20px 48px; background: var(
 header { padding-top: 28px; }
 h1 { margin: 0; font-size: 1.75rem; line-height: 1.2; letter-spacing: -.01em; }
 h2 { margin: 44px 0 12px; padding-top: 14px; border-top: 1px solid var(--rule); font-size: 1.2rem; line-height: 1.3; }
+.numbered { counter-reset: part; } .numbered section:not(.why) > h2::before { counter-increment: part;
+  content: counter(part) "\\2002"; color: var(--quiet); font-variant-numeric: tabular-nums; }
 p { margin: 8px 0; max-width: 68ch; }
 .quiet { margin: 4px 0 0; color: var(--quiet); }
 .note { color: var(--quiet); font-size: .85rem; }
@@ -21,15 +23,18 @@ p { margin: 8px 0; max-width: 68ch; }
   color: #fff; text-align: center; font-weight: 800; font-size: clamp(1.15rem, 4.6vw, 2rem); line-height: 1.2;
   letter-spacing: .04em; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 .why { margin: 20px 0 0; padding: 12px 16px; border: 2px solid var(--bad); max-width: none; }
-.why strong { color: var(--bad); }
+.why strong, .why h2 { color: var(--bad); }
+.why h2 { margin: 0; padding: 0; border: 0; }
+.claim { margin: 12px 0; padding-left: 14px; border-left: 3px solid var(--main); font-size: 1.1rem; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(160px, 1fr)); gap: 1px; margin: 24px 1px 0; }
+.tiles.three { grid-template-columns: repeat(3, 1fr); }
 .tiles div { display: flex; flex-direction: column; padding: 12px 14px; box-shadow: 0 0 0 1px var(--rule); }
 .tiles dd { margin: 0; }
 .tiles .value { font-size: 1.6rem; font-weight: 650; line-height: 1.25; font-variant-numeric: tabular-nums; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 20px 28px;
   align-items: start; }
 .pair > * { min-width: 0; }
-h3 { margin: 8px 0 0; line-height: 1.5; } ul + h3 { margin-top: 20px; }
+h3 { margin: 8px 0 0; line-height: 1.5; } ul + h3, p + h3, .facts + h3 { margin-top: 20px; }
 figure { margin: 8px 0 0; break-inside: avoid; }
 figcaption, caption, h3 { padding-bottom: 6px; font-weight: 600; font-size: .95rem; text-align: left; }
 svg { display: block; width: 100%; max-width: 520px; height: auto; }
@@ -51,11 +56,13 @@ th, td { padding: 6px 10px; border-bottom: 1px solid var(--rule); text-align: ri
 th:first-child { padding-left: 0; text-align: left; } td:last-child, th:last-child { padding-right: 2px; }
 tbody th { min-width: 8rem; font-weight: 400; white-space: normal; }
 thead th { color: var(--quiet); font-weight: 500; font-size: .85rem; }
+th.prose, td.prose { min-width: 8rem; text-align: left; white-space: normal; overflow-wrap: anywhere; }
 .strong th, .strong td { font-weight: 700; background: var(--wash); }
 .facts { display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; margin: 0;
   font-size: .93rem; }
 .facts dt, .facts dd { margin: 0; padding: 6px 0; border-bottom: 1px solid var(--rule); }
 .facts dt { padding-right: 18px; color: var(--quiet); }
+.claim + .facts { margin: 16px 0; max-width: 76ch; }
 ul { margin: 8px 0; padding-left: 1.2em; } li { margin: 4px 0; max-width: 66ch; }
 .gates { padding: 0; list-style: none; } .gates li { display: grid; grid-template-columns: 6.5rem 1fr; gap: 4px 12px;
   max-width: none; margin: 0; padding: 7px 0; border-bottom: 1px solid var(--rule); font-size: .93rem; }
@@ -66,12 +73,13 @@ summary { cursor: pointer; padding: 8px 0; } :focus-visible { outline: 2px solid
 footer { margin-top: 44px; padding-top: 14px; border-top: 1px solid var(--rule); }
 @media (max-width: 520px) { body { padding: 0 16px 32px; } h1 { font-size: 1.4rem; } .facts { display: block; }
   .facts dt { padding-bottom: 0; border: 0; } .facts dd { padding-top: 0; }
-  .tiles { grid-template-columns: repeat(2, 1fr); } .gates li { grid-template-columns: 1fr; gap: 0; }
+  .tiles, .tiles.three { grid-template-columns: repeat(2, 1fr); } .gates li { grid-template-columns: 1fr; gap: 0; }
   svg text { font-size: 13.5px; } svg .quiet { font-size: 11.5px; } th, td { padding: 6px; } }
 @media print { :root { color-scheme: light; --paper: #fff; --ink: #000; --quiet: #444; --rule: #bbb; --faint: #ddd;
     --wash: #f4f4f4; --main: #1a4f94; --second: #a04a08; --bad: #a0101a; --good: #14602c; }
   body { max-width: none; padding: 0; font-size: 10.5pt; } .alarm { position: static; margin: 0; }
-  h2 { break-after: avoid; } pre { white-space: pre-wrap; } .scroll { overflow: visible; }
+  h2, h3 { break-after: avoid; } .gates li { break-inside: avoid; } pre { white-space: pre-wrap; }
+  .scroll { overflow: visible; }
   .pair { grid-template-columns: 1fr 1fr; } svg text { font-size: 14px; } svg .quiet { font-size: 11.5px; }
   .tiles { grid-template-columns: repeat(auto-fit, minmax(105px, 1fr)); } @page { margin: 16mm 14mm; } }
 """

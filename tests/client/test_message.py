@@ -1,6 +1,7 @@
 """What goes over the wire, and what of it is believed."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from sottovoce.client.message import (
     reply_record,
 )
 from sottovoce.privacy.errors import UpdateError
+from sottovoce.privacy.record import RecordTarget
 
 ASKED = Instruction(
     "run", 3, "plan", 0.5, LocalTraining(2, 0.1, 7), {"table": np.ones((3, 2), np.float32)}, np.array([4, 9])
@@ -202,4 +204,26 @@ def test_an_instruction_that_cannot_be_followed_is_refused(change):
     record = instruction_record(ASKED)
     change(record)
     with pytest.raises(UpdateError):
+        read_instruction(record)
+
+
+RECORD = RecordTarget(epsilon=3.0, delta=1e-6, clip_norm=0.7, sampling_rate=0.3, noise_multiplier=1.25)
+
+
+def test_the_record_level_target_travels_whole_and_its_absence_too():
+    asked = replace(ASKED, training=LocalTraining(2, 0.1, 7, RECORD))
+    assert read_instruction(instruction_record(asked)).training == asked.training
+    assert read_instruction(instruction_record(ASKED)).training.record is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"noise_multiplier": 0.0}, {"noise_multiplier": -1.0}, {"epsilon": 0.0}, {"clip_norm": float("nan")}],
+    ids=["no noise", "negative noise", "no budget", "no bound"],
+)
+def test_a_record_level_target_that_protects_nothing_is_refused(wrong):
+    record = instruction_record(replace(ASKED, training=LocalTraining(2, 0.1, 7, RECORD)))
+    for name, value in wrong.items():
+        record["instruction"][f"record_{name}"] = value
+    with pytest.raises(UpdateError, match="followed"):
         read_instruction(record)

@@ -8,10 +8,12 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
 
 from sottovoce.client.app import Node, client_app
+from sottovoce.client.device_ledger import DeviceLedger
 from sottovoce.client.fleet import LocalTraining
 from sottovoce.client.message import Instruction, Reply, instruction_record, read_instruction, read_reply, reply_record
 from sottovoce.models.ranker import RankerConfig, initial
 from sottovoce.privacy.errors import DataError, UpdateError
+from sottovoce.privacy.record import RecordTarget
 from sottovoce.simulations.grid import InProcessGrid
 from sottovoce.simulations.market import load
 
@@ -125,3 +127,58 @@ def test_weights_that_are_not_numbers_make_every_device_count_as_zero(node):
     asked = instruction(node, parameters=weights)
     reply = read_reply(ask(node, asked), asked)
     assert not any(torch.from_numpy(value).any() for value in reply.total.values())
+
+
+def test_a_device_beyond_its_cap_contributes_zero_and_the_reply_looks_the_same(node):
+    fresh = Node(node.examples, node.schema, CONFIG, 0)
+    asked = instruction(fresh, max_participations=2)
+    first, second, third = (read_reply(ask(fresh, asked), asked) for _ in range(3))
+    assert any(value.any() for value in first.total.values())
+    assert all(np.array_equal(first.total[name], second.total[name]) for name in first.total)
+    assert not any(value.any() for value in third.total.values())
+    assert third.devices == first.devices == len(asked.devices)
+
+
+def test_a_node_keeps_a_limit_of_its_own_whatever_it_is_asked(node):
+    strict = Node(node.examples, node.schema, CONFIG, 0, max_participations=1)
+    asked = instruction(strict, max_participations=None)
+    first, second = (read_reply(ask(strict, asked), asked) for _ in range(2))
+    assert any(value.any() for value in first.total.values())
+    assert not any(value.any() for value in second.total.values())
+
+
+@pytest.fixture
+def phone(node, tmp_path):
+    """One device, with room in its own ledger for two of the rounds asked below."""
+    ledger = DeviceLedger(tmp_path / "device.db", epsilon=2.0, delta=1e-5, records=1000)
+    ledger.enrol()
+    return Node(node.examples.take(np.array([0])), node.schema, CONFIG, 0, ledger=ledger)
+
+
+PRIVATE = LocalTraining(steps=4, record=RecordTarget(sampling_rate=0.25, noise_multiplier=2.0))
+
+
+def test_a_phone_joins_until_its_own_budget_is_spent_then_sends_zeros_and_says_nothing(phone):
+    sent = []
+    for round in range(1, 12):
+        asked = instruction(phone, training=PRIVATE, round=round, devices=np.array([0]), max_participations=20)
+        reply = read_reply(ask(phone, asked), asked)
+        sent.append(any(value.any() for value in reply.total.values()))
+        assert not reply.total["table"][0].any()
+    assert sent[0]
+    assert not sent[-1]
+    assert sent == sorted(sent, reverse=True)
+    assert phone.ledger.participations() == sum(sent)
+    assert phone.ledger.spent().epsilon <= 2.0
+
+
+def test_the_cap_of_the_run_is_asked_before_the_ledger(phone):
+    for round in (1, 2):
+        asked = instruction(phone, training=PRIVATE, round=round, devices=np.array([0]), max_participations=1)
+        ask(phone, asked)
+    assert phone.ledger.participations() == 1
+
+
+def test_a_ledger_belongs_to_one_device(node, phone):
+    with pytest.raises(ValueError, match="each keeps its own"):
+        Node(node.examples, node.schema, CONFIG, 0, ledger=phone.ledger)

@@ -7,10 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sottovoce.privacy.accountant import COARSE, epsilon_pld, epsilon_without_sampling
+from sottovoce.privacy.accountant import COARSE, epsilon_pld, epsilon_without_sampling, published
 from sottovoce.privacy.cross_check import cross_check, epsilon_opacus_rdp, epsilon_prv
-from sottovoce.privacy.events import NonPrivate, PoissonGaussian
-from sottovoce.privacy.renyi import epsilon_rdp
+from sottovoce.privacy.events import (
+    Gaussian,
+    NonPrivate,
+    PoissonGaussian,
+    Pure,
+    RepeatAndSelect,
+    TruncatedPoissonGaussian,
+)
+from sottovoce.privacy.renyi import best_order, epsilon_at_order, epsilon_rdp
 
 pytest.importorskip("dp_accounting", reason="accounting is part of the [train] extra")
 
@@ -86,6 +93,71 @@ def test_pld_lies_below_rdp_and_within_two_hundredths_below_prv(rate, noise, rou
     assert found["pld"] <= found["opacus_rdp"] + 1e-6
 
 
+def test_a_truncated_cohort_costs_what_was_published_and_more_the_tighter_the_cap():
+    def cut(cap):
+        event = TruncatedPoissonGaussian(population=6040, sampling_rate=0.02, cap=cap, noise_multiplier=1.0)
+        return epsilon_pld({event: 200}, DELTA, COARSE)
+
+    assert cut(160) == pytest.approx(2.5477, abs=1e-3)
+    assert cut(121) == pytest.approx(9.93, abs=1e-2)
+    assert epsilon_pld({event(0.02, 1.0): 200}, DELTA) < cut(400) < cut(160)
+
+
+def test_replacing_a_device_costs_twice_the_distance():
+    """Zero-out is what is claimed; swapping one contribution for another moves the sum by 2 C, as if z were halved."""
+    assert epsilon_pld({Gaussian(noise_multiplier=0.5): 1}, DELTA) == pytest.approx(9.9973, abs=1e-3)
+
+
+def test_concentrated_dp_gives_the_published_figure():
+    """rho = 0.81 at delta 1e-10, in 2,000 releases (OpenDP deployments registry): 8.92 by its own conversion."""
+    noise = math.sqrt(2000 / (2 * 0.81))
+    assert epsilon_rdp({Gaussian(noise_multiplier=noise): 2000}, 1e-10) == pytest.approx(8.92, abs=5e-3)
+    assert epsilon_without_sampling({Gaussian(noise_multiplier=noise): 2000}, 1e-10) == pytest.approx(8.55, abs=5e-3)
+
+
+def test_pure_releases_add_up_and_every_accountant_bounds_them_by_their_sum():
+    tenth = Pure(micro_epsilon=100_000)
+    for figure in (epsilon_pld({tenth: 10}, DELTA), epsilon_without_sampling({tenth: 10}, DELTA)):
+        assert 0.9 < figure <= 1.0 + 1e-3
+    one = Pure(micro_epsilon=1_000_000)
+    assert epsilon_pld({one: 1}, 1e-15) == pytest.approx(1.0, abs=1e-4)
+    assert epsilon_rdp({one: 1}, 1e-15) == pytest.approx(1.0, abs=0.05)
+    mixed = {one: 1, event(0.02, 1.0): 50}
+    apart = epsilon_pld({event(0.02, 1.0): 50}, DELTA)
+    assert apart < epsilon_pld(mixed, DELTA) <= apart + 1.0 + 1e-3
+
+
+@pytest.mark.parametrize(
+    ("shape", "mean", "epsilon"),
+    [(0, 2, 2.89), (0, 5, 3.37), (0, 10, 3.68), (0, 50, 4.30), (1, 2, 3.10), (1, 10, 4.21), (1, 50, 5.11)],
+)
+def test_random_stopping_costs_what_was_published(shape, mean, epsilon):
+    inner = PoissonGaussian(sampling_rate=0.02, noise_multiplier=1.0)
+    tuned = {RepeatAndSelect(event=inner, rounds=200, mean=mean, shape=shape): 1}
+    assert epsilon_rdp(tuned, DELTA) == pytest.approx(epsilon, abs=6e-3)
+    assert published(tuned, DELTA) == (epsilon_rdp(tuned, DELTA), "Renyi DP")
+    with pytest.raises(ValueError, match="random stopping"):
+        epsilon_pld(tuned, DELTA)
+    assert epsilon_without_sampling(tuned, DELTA) > 100
+
+
+def test_a_filter_of_one_order_is_never_below_the_best_of_all_orders():
+    counts = {event(0.02, 1.0): 200}
+    best = best_order(counts, DELTA)
+    assert epsilon_at_order(counts, DELTA, best) == pytest.approx(epsilon_rdp(counts, DELTA), abs=1e-9)
+    for order in (2.0, 4.0, 32.0):
+        assert epsilon_at_order(counts, DELTA, order) >= epsilon_rdp(counts, DELTA)
+    with pytest.raises(ValueError, match="not among"):
+        epsilon_at_order(counts, DELTA, 2.345)
+    assert best_order({}, DELTA) is None
+    assert best_order({NonPrivate(sampling_rate=0.1): 1}, DELTA) is None
+
+
+def test_the_observer_who_knows_less_is_never_charged_more():
+    loud = {event(0.9, 2.0): 10}
+    assert published(loud, DELTA)[0] <= epsilon_without_sampling(loud, DELTA)
+
+
 def test_stock_dp_accounting_replays_to_the_same_figure():
     from dp_accounting import dp_event
     from dp_accounting.pld import PLDAccountant
@@ -131,6 +203,8 @@ def test_nothing_costs_nothing_no_noise_costs_everything_and_negative_counts_are
     assert epsilon({event(0.02, 1.0): 5, NonPrivate(sampling_rate=0.001): 1}, DELTA) == math.inf
     with pytest.raises(ValueError, match="-1 times"):
         epsilon({event(0.02, 1.0): -1}, DELTA)
+    with pytest.raises(ValueError, match="no accountant knows"):
+        epsilon({"a strange event": 1}, DELTA)
     for delta in (0, 1, -1e-5, math.nan):
         with pytest.raises(ValueError, match="delta must be"):
             epsilon({event(0.02, 1.0): 1}, delta)

@@ -1,6 +1,7 @@
 """The noise has the promised scale and shape, and a release lies on the public grid."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from sottovoce.privacy.discrete_gaussian import SCALE, discrete_gaussian
 from sottovoce.privacy.entropy import OsEntropy, SeededEntropy
-from sottovoce.privacy.noise import gaussian, grid, release_sum
+from sottovoce.privacy.noise import MOST_CELLS, discrete_std, gaussian, grid, release_sum, release_sum_discrete
 
 
 class Extreme:
@@ -109,3 +111,109 @@ def test_two_releases_of_the_same_sum_differ():
     total = np.zeros(1000)
     first, second = (release_sum(total, 1.0, OsEntropy().generator("noise", 1)) for _ in range(2))
     assert abs(np.corrcoef(first, second)[0, 1]) < 5 / np.sqrt(1000)
+
+
+def noise_source(seed=1):
+    return SeededEntropy(seed).generator("noise", 1)
+
+
+@given(st.floats(1e-250, 1e250), st.integers(0, 2**32))
+def test_every_discrete_release_is_a_whole_number_of_cells(std, seed):
+    width = std / SCALE
+    total = std * np.array([0.0, 1.0, -7.3, 1e5, 1e-9, math.pi])
+    out = release_sum_discrete(total, std, noise_source(seed))
+    cells = np.rint(out / width)
+    assert (cells * width == out).all()
+    assert (cells == np.rint(total / width) + discrete_gaussian(noise_source(seed), 6)).all()
+
+
+def test_the_discrete_release_is_the_sum_plus_noise_of_the_promised_variance():
+    total = np.linspace(-100, 100, 300_000)
+    out = release_sum_discrete(total, 2.0, noise_source(5)) - total
+    assert stats.kstest(out, stats.norm(scale=2.0).cdf).pvalue > 0.01
+    assert stats.kstest(out, stats.norm(scale=2.0 * 0.98).cdf).pvalue < 1e-3
+    assert abs(out.std() / 2.0 - 1) < 0.005  # standard error 0.13 %
+
+
+@given(
+    st.floats(1e-3, 1e6),
+    st.floats(1e-2, 1e4),
+    st.lists(st.tuples(st.floats(-1e9, 1e9), st.floats(-1, 1)), min_size=1, max_size=40),
+)
+def test_rounding_never_moves_neighbouring_sums_further_apart_than_accounted(clip_norm, noise_multiplier, cells):
+    std = discrete_std(clip_norm, noise_multiplier, len(cells))
+    places, moves = np.array(cells).T
+    one = clip_norm * places
+    other = one + moves * (clip_norm / max(1.0, np.linalg.norm(moves)))
+    apart = release_sum_discrete(one, std, noise_source()) - release_sum_discrete(other, std, noise_source())
+    # The allowance is for the rounding of `other` and of the difference themselves, not for the mechanism.
+    assert np.linalg.norm(apart) <= std / noise_multiplier + 1e-15 * np.linalg.norm(one)
+
+
+def test_the_worst_rounding_exceeds_the_clip_norm_and_stays_within_what_is_accounted():
+    size, noise_multiplier, clip_norm = 1_000_000, 1000.0, 1.0
+    std = discrete_std(clip_norm, noise_multiplier, size)
+    # One coordinate below the middle of its cell, so that any step at all is rounded up; and so are the others.
+    one = np.full(size, 0.4999 * std / SCALE)
+    other = one + clip_norm / math.sqrt(size)
+    apart = release_sum_discrete(other, std, noise_source()) - release_sum_discrete(one, std, noise_source())
+    assert clip_norm * 1.0001 < np.linalg.norm(apart) <= std / noise_multiplier
+
+
+@given(st.floats(1e-6, 1e6), st.floats(1e-3, 1e4), st.integers(0, 10**8))
+def test_the_std_solves_its_equation_from_above_and_tightly(clip_norm, noise_multiplier, size):
+    std = Fraction(discrete_std(clip_norm, noise_multiplier, size))
+    z, C = Fraction(noise_multiplier), Fraction(clip_norm)
+    # std >= z * (C + 2 std sqrt(d) / SCALE), squared so that no root is rounded.
+    assert std > z * C
+    assert (std - z * C) ** 2 >= (2 * z * std / SCALE) ** 2 * size
+    lower = std * (1 - Fraction(1, 10**12))
+    assert lower < z * C or (lower - z * C) ** 2 < (2 * z * lower / SCALE) ** 2 * size
+
+
+def test_no_noise_needs_no_std_and_a_grid_that_is_too_coarse_is_refused():
+    assert discrete_std(1.0, 0.0, 10) == 0
+    with pytest.raises(ValueError, match="no room"):
+        discrete_std(1.0, 1e6, 10**6)
+    for wrong in ((0.0, 1.0, 1), (math.inf, 1.0, 1), (1.0, -1.0, 1), (1.0, math.nan, 1), (1.0, 1.0, -1)):
+        with pytest.raises(ValueError, match="needs clip_norm"):
+            discrete_std(*wrong)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_a_number_counts_as_zero_in_a_discrete_release_too(bad):
+    out = release_sum_discrete(np.array([bad, 5.0]), 1.0, noise_source())
+    assert (out == release_sum_discrete(np.array([0.0, 5.0]), 1.0, noise_source())).all()
+    assert out[0] != 0
+
+
+def test_a_sum_beyond_the_grid_is_held_to_its_end_so_that_neighbours_stay_neighbours():
+    bound = MOST_CELLS / SCALE
+    inside, beyond, far = (
+        release_sum_discrete(np.array([total]), 1.0, noise_source())[0] for total in (bound - 1, bound + 1, 1e308)
+    )
+    assert beyond - inside == 1
+    assert far == beyond
+    assert abs(far - bound) < 10
+    assert release_sum_discrete(np.array([-1e308]), 1.0, noise_source())[0] < -bound + 10
+
+
+@pytest.mark.parametrize("std", [-1.0, math.nan, math.inf, 1e-300, 1e300])
+def test_a_scale_that_no_discrete_grid_fits_is_refused(std):
+    with pytest.raises(ValueError, match="std"):
+        release_sum_discrete(np.zeros(3), std, noise_source())
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3), (2, 0)])
+def test_a_discrete_release_keeps_its_shape(shape):
+    out = release_sum_discrete(np.zeros(shape), 1.0, noise_source())
+    assert out.shape == shape
+    assert out.dtype == np.float64
+
+
+def test_without_noise_the_discrete_release_is_the_sum_itself():
+    total = np.array([0.1, -0.2, math.nan])
+    out = release_sum_discrete(total, 0.0, noise_source())
+    assert out.tolist() == [0.1, -0.2, 0.0]
+    out[0] = 9
+    assert total[0] == 0.1

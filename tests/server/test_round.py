@@ -13,6 +13,7 @@ from sottovoce.privacy.plan import MechanismPlan
 from sottovoce.server import checkpoint
 from sottovoce.server.cohort import enrol
 from sottovoce.server.optimizer import PrivateStep, ServerOptimizer
+from sottovoce.server.participation import Participation
 from sottovoce.server.round import Coordinator
 from sottovoce.simulations.grid import InProcessGrid
 
@@ -52,8 +53,8 @@ def bent(**changes):
     return fault
 
 
-def plan(noise=0.0, rounds=5, rate=1.0, clip=1.0):
-    return MechanismPlan(8, rate, clip, noise, rounds, 1e-2)
+def plan(noise=0.0, rounds=5, rate=1.0, clip=1.0, cap=None):
+    return MechanismPlan(8, rate, clip, noise, rounds, 1e-2, max_participations=cap)
 
 
 class Run:
@@ -68,13 +69,13 @@ class Run:
             grid=InProcessGrid(nodes, len(SIZES)),
             plan=plan,
             budget=Budget(epsilon, plan.delta, self.ledger),
-            ledger=self.ledger,
             step=self.step,
             training=LocalTraining(),
             entropy=SeededEntropy(seed),
             run_id="run",
             schema_digest="schema",
             folder=folder / "checkpoints",
+            participation=Participation.begin(folder / "asked", plan.population, plan.max_participations),
         )
         self.records = []
 
@@ -108,6 +109,26 @@ def test_a_cohort_is_asked_exactly_and_nobody_else(tmp_path):
             drawn[np.array(devices, int) + sum(SIZES[: node - 1])] += 1
         np.testing.assert_allclose(run.counted(), drawn, atol=1e-5)
         assert 0 < drawn.sum() < 32
+
+
+def test_a_device_at_its_cap_is_drawn_but_not_asked_and_the_denominator_stays(tmp_path):
+    nodes = Nodes()
+    with Run(tmp_path, nodes, plan(rounds=5, cap=2)) as run:
+        assert run.go() is None
+        np.testing.assert_allclose(run.counted(), 2.0, atol=1e-5)
+        assert [(record.cohort, record.capped) for record in run.records] == [(8, 0)] * 2 + [(8, 8)] * 3
+        assert {number for number, _, _ in nodes.asked} == {1, 2}
+
+
+def test_what_really_happened_is_kept_beside_the_ledger(tmp_path):
+    with Run(tmp_path, Nodes({1: "error"}), plan(noise=3.0, rounds=3, rate=0.5, cap=2)) as run:
+        run.go()
+        records = list(run.ledger.realised(run.ledger.book()).values())
+    assert [(one.population, one.cohort) for one in records] == [(8, record.cohort) for record in run.records]
+    assert [one.answered for one in records] == [record.answered for record in run.records]
+    assert [one.busiest for one in records] == sorted(one.busiest for one in records)
+    assert records[-1].busiest <= 2
+    assert len({one.salt for one in records}) == 3
 
 
 FAULTS = {

@@ -192,7 +192,7 @@ def test_simulate_prints_one_json_object_and_its_progress_elsewhere(call, tmp_pa
         "data", "rounds", "epsilon", "delta", "guarantee", "metrics", "baselines", "notes", "run", "seconds"
     }  # fmt: skip
     assert (told["rounds"], told["guarantee"], told["delta"]) == (2, False, 1e-3)
-    assert 0 < told["epsilon"] <= 4.0
+    assert told["epsilon"] > 4.0  # whoever has the seed knows the cohorts: sampling is not counted
     assert "NO GUARANTEE" in err
     assert "round 2/2" in err
 

@@ -132,4 +132,4 @@ def test_every_setting_appears_in_the_printed_experiment():
     for section in ("", "data", "model", "local", "server", "privacy"):
         struct = getattr(Experiment(), section) if section else Experiment()
         for name in struct.__struct_fields__:
-            assert f"{name} = " in printed or f"[{name}]" in printed
+            assert f"{name} = " in printed or f"[{name}]" in printed or f"[{section}.{name}]" in printed

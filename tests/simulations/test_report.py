@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from sottovoce.simulations.markup import number, significant, size, table, text
 from sottovoce.simulations.metrics import Metrics
+from sottovoce.simulations.page import ALARM
 from sottovoce.simulations.report import (
-    ALARM,
     LISTED,
     DatasetFacts,
     GateRow,

@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 
+from sottovoce.privacy.accountant import published
 from sottovoce.privacy.audit import audit
 from sottovoce.privacy.errors import BudgetError, CheckpointError, ConfigError, LedgerError
 from sottovoce.privacy.ledger import Ledger
@@ -19,7 +21,7 @@ from sottovoce.simulations.experiment import compose
 from sottovoce.simulations.folder import RunFolder
 from sottovoce.simulations.grid import InProcessGrid
 from sottovoce.simulations.loading import load
-from sottovoce.simulations.run import nodes, plan_for, train, trained
+from sottovoce.simulations.run import nodes, plan_for, record_plan, told_training, train, trained
 from sottovoce.simulations.shipping import require_committed
 
 ROUNDS = 5
@@ -124,7 +126,7 @@ def test_an_interrupted_run_ends_like_one_that_was_not(straight, dataset, tmp_pa
     assert equal(resumed.parameters, straight[1].parameters)
     assert resumed.notes == ()
     found, expected = (audit(path / "ledger.db") for path in (tmp_path / "run", straight[0]))
-    assert (found.epsilon, found.entries) == (expected.epsilon, expected.entries)
+    assert (found.epsilon_outsider, found.entries) == (expected.epsilon_outsider, expected.entries)
     points = RunFolder(tmp_path / "run").points()
     assert [(point.record.round, point.epsilon) for point in points] == [
         (point.record.round, point.epsilon) for point in RunFolder(straight[0]).points()
@@ -139,10 +141,10 @@ class Crash(BaseException):
 def test_a_crash_before_the_commit_of_a_kept_round_costs_nothing(straight, dataset, tmp_path, monkeypatch, at):
     commit = Ledger.commit
 
-    def crash(self, reservation, artifact):
+    def crash(self, reservation, artifact, realised=None):
         if reservation.round == at:
             raise Crash
-        commit(self, reservation, artifact)
+        commit(self, reservation, artifact, realised)
 
     monkeypatch.setattr(Ledger, "commit", crash)
     with pytest.raises(Crash):
@@ -178,7 +180,7 @@ def test_a_crash_within_a_round_is_paid_for_and_the_run_ends_early_with_a_note(
     assert resumed.rounds == ROUNDS - 1
     assert any(f"round {at} was cut off" in note for note in resumed.notes)
     assert any(f"round {ROUNDS} of {ROUNDS} was not run" in note for note in resumed.notes)
-    assert before.epsilon <= found.epsilon <= 4.0
+    assert before.epsilon_outsider <= found.epsilon_outsider <= 4.0
     assert found.entries == {"COMMITTED": ROUNDS - 1, "RESERVED": 0, "SPENT_ON_CRASH": 1, "VOID": 0}
     require_committed(tmp_path / "run" / "ledger.db", resumed)
     last = RunFolder(straight[0]).checkpoints / f"round-{ROUNDS - 1:06d}.safetensors"
@@ -202,7 +204,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_its_round_is_not_repaid_
     assert [note for note in resumed.notes if "not what was written" in note]
     assert [note for note in resumed.notes if "was not run" in note]
     assert len(folder.points()) == ROUNDS - 1
-    assert audit(folder.ledger_file).rounds == ROUNDS
+    assert audit(folder.ledger).rounds == ROUNDS
 
 
 def test_without_any_readable_checkpoint_nothing_is_started(straight, dataset, tmp_path):
@@ -217,10 +219,10 @@ def test_without_any_readable_checkpoint_nothing_is_started(straight, dataset, t
 
 def test_without_its_ledger_a_run_is_not_continued_and_no_new_ledger_appears(straight, dataset, tmp_path):
     folder = damaged(straight[0], tmp_path / "run")
-    folder.ledger_file.unlink()
+    folder.ledger.unlink()
     with pytest.raises(LedgerError, match="no ledger"):
         go(folder.path, dataset)
-    assert not folder.ledger_file.exists()
+    assert not folder.ledger.exists()
 
 
 def test_a_ledger_that_was_rolled_back_is_refused_and_left_as_it_was_found(dataset, tmp_path):
@@ -245,7 +247,7 @@ def test_a_ledger_of_another_run_is_refused(straight, dataset, tmp_path):
     folder = damaged(straight[0], tmp_path / "run")
     other = RunFolder(tmp_path / "other")
     go(other.path, dataset)
-    shutil.copy(other.ledger_file, folder.ledger_file)
+    shutil.copy(other.ledger, folder.ledger)
     with pytest.raises(LedgerError, match="rewritten"):
         go(folder.path, dataset)
 
@@ -264,7 +266,7 @@ def test_a_budget_too_small_for_one_more_run_is_not_borrowed_from(straight, data
     shutil.rmtree(folder.checkpoints)
     with pytest.raises(BudgetError):
         go(folder.path, dataset)
-    assert audit(folder.ledger_file).rounds == ROUNDS
+    assert audit(folder.ledger).rounds == ROUNDS
 
 
 def test_a_delta_that_would_let_one_device_through_is_refused():
@@ -301,7 +303,34 @@ def test_a_killed_process_loses_at_most_the_round_it_was_in(dataset, tmp_path):
     assert before.entries["RESERVED"] in (0, 1)
     resumed = go(run, dataset, chosen)
     after, _ = folder.audit()
-    assert before.epsilon < after.epsilon <= 4.0
+    assert before.epsilon_outsider < after.epsilon_outsider <= 4.0
     assert after.entries["COMMITTED"] == resumed.rounds == 30 - after.entries["SPENT_ON_CRASH"]
     assert after.entries["SPENT_ON_CRASH"] in (0, 1)
     assert len(folder.points()) in (resumed.rounds, resumed.rounds - 1)
+
+
+def test_devices_are_told_the_noise_of_the_record_level_target_for_the_rounds_they_may_join():
+    made = experiment(("local.steps", 3), ("local.record.epsilon", 5.0), ("privacy.max_participations", 2))
+    plan = plan_for(made, 120)
+    told, own = told_training(made, plan), record_plan(made, plan)
+    assert own is not None
+    assert (own.steps, own.participations, own.records) == (3, 2, made.local.max_rows)
+    assert told.record.noise_multiplier == own.noise_multiplier > 0
+    louder = replace(own, noise_multiplier=own.noise_multiplier - 1e-3)
+    assert published(own.charged(), own.delta)[0] <= 5.0 < published(louder.charged(), own.delta)[0]
+    off = experiment()
+    assert told_training(off, plan) == off.local
+    assert record_plan(off, plan) is None
+
+
+def test_a_seeded_run_with_record_level_noise_repeats_itself_and_a_fresh_one_does_not(dataset, tmp_path):
+    def weights(name, *changes):
+        made = experiment(("local.record.noise_multiplier", 1.0), ("rounds", 2), *changes)
+        folder = RunFolder(tmp_path / name)
+        folder.create(made)
+        return train(InProcessGrid(nodes(made, dataset), made.nodes), made, dataset, folder, lambda _: None).parameters
+
+    first, again, other = weights("first"), weights("again"), weights("other", ("seed", 1))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["table"], other["table"])
+    assert not first["table"][0].any()
