@@ -42,7 +42,7 @@ def renyi(e):  # random stopping and filters are accounted by Renyi DP, where a 
 
 
 def epsilon(charged, delta, orders=None):
-    events = [(json.loads(event), count) for event, count in sorted(charged.items())]
+    events = [(json.loads(event), count) for event, count in sorted(charged.items()) if count]
     kinds = {event["type"] for event, _ in events}
     if "non_private" in kinds or not events:
         return math.inf if events else 0.0
