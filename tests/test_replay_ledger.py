@@ -59,7 +59,7 @@ def spend(ledger, *plans, rounds, epsilon=20.0, register=True):
 def selected(ledger):
     """Random stopping, which only Renyi DP knows."""
     best = RepeatAndSelect(event=POISSON.event(), rounds=20, mean=5.0, shape=0.0)
-    ledger.open_campaign(20.0, 1e-5, 600)
+    ledger.open_campaign(100.0, 1e-5, 600)
     ledger.plan({"selection": 1}, best, 1)
     ledger.plan(TRUNCATED.settings(), TRUNCATED.event(), 20)
     (chosen, cut) = ledger.book().plans
