@@ -1,11 +1,11 @@
-"""The Flower ClientApp of a node: enrol its devices, train those that are asked.
+"""The Flower ClientApp of a node: enrol its devices, train or measure those that are asked.
 
 One ClientApp runs unchanged in the process, on Flower's simulation runtime and on its deployment runtime. What differs
 is where the node's devices come from, which is the caller's function.
 """
 
 from collections.abc import Callable
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from flwr.clientapp import ClientApp
 from sottovoce.client.device_ledger import DeviceLedger
 from sottovoce.client.examples import Examples
 from sottovoce.client.fleet import FleetUpdate, fleet_update
+from sottovoce.client.measurement import bounded_sum
 from sottovoce.client.message import (
     Enrolment,
     Instruction,
@@ -25,7 +26,9 @@ from sottovoce.client.message import (
     reply_record,
 )
 from sottovoce.client.participation import Participation
+from sottovoce.client.question import Answer, answer_record, read_question
 from sottovoce.client.record_level import record_level_update
+from sottovoce.client.wire import FloatArrays
 from sottovoce.models.ranker import RankerConfig, shapes
 from sottovoce.models.schema import FeatureSchema
 from sottovoce.privacy.entropy import Entropy, OsEntropy
@@ -46,10 +49,11 @@ class Node:
         ledger: of the one device of a phone, for record-level training; None keeps no books, as in a simulation, where
             only `max_participations` bounds what a record reveals.
         entropy: of record-level batches and noise.
+        held_out: later rows of the same devices, never trained on; None where the node keeps none.
 
     Raises:
         DataError: an id, label or ad that the schema and catalogue do not have. One such row would spill into another
-            device's update, and the bound on each would no longer hold.
+            device's update, and the bound on each would no longer hold. Or held-out rows of other devices.
     """
 
     examples: Examples
@@ -60,13 +64,21 @@ class Node:
     max_participations: InitVar[int | None] = None
     ledger: DeviceLedger | None = None
     entropy: Entropy = OsEntropy()  # noqa: RUF009 - it has no state
+    held_out: Examples | None = None
 
     def __post_init__(self, max_participations: int | None) -> None:
         """Check every row once, before any round."""
         if self.ledger is not None and self.examples.devices != 1:
             raise ValueError(f"one ledger for {self.examples.devices} devices: each keeps its own")
         object.__setattr__(self, "participation", Participation(self.examples.devices, max_participations))
-        rows, ids = self.examples, self.schema.rows
+        self._check(self.examples)
+        if self.held_out is not None:
+            self._check(self.held_out)
+            if self.held_out.devices != self.examples.devices:
+                raise DataError("held-out rows are of other devices", "build both from the same devices, in order")
+
+    def _check(self, rows: Examples) -> None:
+        ids = self.schema.rows
         columns = (("device", rows.device, ids), ("context", rows.context, ids), ("catalogue", rows.catalogue, ids))
         for name, column, end in (*columns, ("ad", rows.ad, len(rows.catalogue)), ("labels", rows.labels, 2)):
             if column.size and not 0 <= column.min() <= column.max() < end:
@@ -81,7 +93,8 @@ class Node:
 def client_app(open_node: Callable[[Context], Node]) -> ClientApp:
     """A ClientApp over the devices that `open_node` finds for the node's context.
 
-    Messages: `query` answers with an enrolment, `train` with the sum of clipped updates.
+    Messages: `query` answers with an enrolment, `train` with the sum of clipped updates, `evaluate` with the sum of
+    clipped measurements.
     """
     app = ClientApp()
 
@@ -94,11 +107,8 @@ def client_app(open_node: Callable[[Context], Node]) -> ClientApp:
     def train(message: Message, context: Context) -> Message:
         node = open_node(context)
         asked = read_instruction(message.content)
-        if len(asked.devices) and not 0 <= asked.devices.min() <= asked.devices.max() < node.examples.devices:
-            raise UpdateError("asked for a device this node does not host", "enrol again")
-        wanted = shapes(node.schema, node.config)
-        if {name: value.shape for name, value in asked.parameters.items()} != wanted:
-            raise UpdateError("parameters are of another model", "start the run and the node with one experiment")
+        _require_hosted(asked.devices, node)
+        _require_model(asked.parameters, node)
         # On the wire the sum is rounded to float32, which can part two neighbouring sums by half a unit in the last
         # place of each device's share on both sides: this much is taken off the bound.
         slack = 1.0 + len(asked.devices) * float(np.finfo(np.float32).eps)
@@ -111,6 +121,20 @@ def client_app(open_node: Callable[[Context], Node]) -> ClientApp:
         total = {name: value.astype(np.float32) for name, value in update.total.items()}
         reply = Reply(asked.run_id, asked.round, asked.plan_hash, total, len(asked.devices))
         return Message(reply_record(reply), reply_to=message)
+
+    @app.evaluate()
+    def measure(message: Message, context: Context) -> Message:
+        node = open_node(context)
+        asked = read_question(message.content)
+        _require_hosted(asked.devices, node)
+        if asked.query != "popularity":
+            _require_model(asked.parameters, node)
+        if asked.query == "quality" and node.held_out is None:
+            raise UpdateError("this node keeps no held-out rows", "ask it for calibration instead")
+        joining = node.participation.admit(f"{asked.run_id} {asked.query}", asked.devices, None)
+        total = bounded_sum(replace(asked, devices=joining), node.examples, node.held_out, node.schema, node.config)
+        answer = Answer(asked.run_id, asked.number, asked.plan_hash, asked.query, len(asked.devices), total)
+        return Message(answer_record(answer), reply_to=message)
 
     return app
 
@@ -143,3 +167,13 @@ def _update(node: Node, asked: Instruction, clip_norm: float, devices: npt.NDArr
     if node.ledger is not None and paid is not None:
         node.ledger.commit(paid, update.total)
     return update
+
+
+def _require_hosted(devices: npt.NDArray[np.int64], node: Node) -> None:
+    if len(devices) and not 0 <= devices.min() <= devices.max() < node.examples.devices:
+        raise UpdateError("asked for a device this node does not host", "enrol again")
+
+
+def _require_model(parameters: FloatArrays, node: Node) -> None:
+    if {name: value.shape for name, value in parameters.items()} != shapes(node.schema, node.config):
+        raise UpdateError("parameters are of another model", "start the run and the node with one experiment")

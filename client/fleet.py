@@ -11,6 +11,7 @@ Only the sum of the clipped updates leaves this module.
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -97,9 +98,46 @@ def fleet_update(
     clipped = 0
     seen = training.max_rows + schema.history_length
     for chunk in chunks(examples, np.asarray(devices, np.int64), seen, chunk_rows):
-        rows = examples.take(chunk, newest=seen)
-        clipped += _train_chunk(parameters, rows, schema, config, training, clip_norm, total)
+        local = _train_chunk(parameters, examples.take(chunk, newest=seen), schema, config, training)
+        clipped += _add_clipped(local, clip_norm, total)
     return FleetUpdate(total, len(devices), clipped)
+
+
+def update_norms(
+    parameters: Mapping[str, Tensor],
+    examples: Examples,
+    schema: FeatureSchema,
+    config: RankerConfig,
+    training: LocalTraining,
+    devices: npt.NDArray[np.integer],
+    chunk_rows: int = 4096,
+) -> npt.NDArray[np.float64]:
+    """L2 norm of the whole update of each of `devices` before any clipping, shape (devices,).
+
+    ==========================  ===============
+    device                      norm
+    ==========================  ===============
+    owns no rows                0
+    update holds NaN            NaN
+    update overflows            infinite or NaN
+    ==========================  ===============
+
+    Args:
+        parameters: by name, shapes as in `ranker.shapes`, float32.
+        examples: rows of at least these devices.
+        schema: of the ids in `examples`.
+        config: sizes of the ranker.
+        training: local steps.
+        devices: indices into `examples`, rising.
+        chunk_rows: padded rows held at once, which bounds the memory.
+    """
+    asked = np.asarray(devices, np.int64)
+    norms = np.zeros(len(asked))
+    seen = training.max_rows + schema.history_length
+    for chunk in chunks(examples, asked, seen, chunk_rows):
+        local = _train_chunk(parameters, examples.take(chunk, newest=seen), schema, config, training)
+        norms[np.searchsorted(asked, chunk)] = local.norms
+    return norms
 
 
 def chunks(
@@ -206,15 +244,29 @@ def row_share(batch: Batch, weight: Tensor, owner: npt.NDArray[np.int64]) -> Ten
     return torch.maximum(share, weight.amax(-1)[torch.from_numpy(owner)]).clamp(max=1.0)
 
 
+class _LocalUpdates(NamedTuple):
+    """What a chunk of devices learnt, before clipping.
+
+    Attributes:
+        delta: per parameter (new - old), float64; `table` as flat rows.
+        norms: (devices,) L2 norm of each whole update.
+        owner: device of each flat table row.
+        row: its row in the whole table.
+    """
+
+    delta: dict[str, Tensor]
+    norms: npt.NDArray[np.float64]
+    owner: npt.NDArray[np.int64]
+    row: npt.NDArray[np.int64]
+
+
 def _train_chunk(
     parameters: Mapping[str, Tensor],
     examples: Examples,
     schema: FeatureSchema,
     config: RankerConfig,
     training: LocalTraining,
-    clip_norm: float,
-    total: dict[str, npt.NDArray[np.float64]],
-) -> int:
+) -> _LocalUpdates:
     batch, labels, weight = pad(examples, schema, training.max_rows)
     seen = interest(batch, schema.outcome_row("click"))
     batch, owner, row = flatten_tables(batch, schema.rows)
@@ -245,14 +297,19 @@ def _train_chunk(
                 squares.index_add_(0, owners, value.square().sum(-1))
             else:
                 squares += value.square().flatten(1).sum(1)
-        factors = clip_factors(np.sqrt(squares.numpy()), clip_norm)
-        scale = torch.from_numpy(factors)
-        live = scale > 0
-        for name, value in delta.items():
-            if name == "table":
-                kept = torch.where(live[owners, None], value * scale[owners, None], 0.0)
-                torch.from_numpy(total[name]).index_add_(0, torch.from_numpy(row), kept)
-            else:
-                kept = torch.where(live.reshape(-1, *[1] * (value.ndim - 1)), value, 0.0)
-                torch.from_numpy(total[name]).add_(torch.einsum("d,d...->...", scale, kept))
+    return _LocalUpdates(delta, np.sqrt(squares.numpy()), owner, row)
+
+
+def _add_clipped(local: _LocalUpdates, clip_norm: float, total: dict[str, npt.NDArray[np.float64]]) -> int:
+    """Add the clipped updates of a chunk to `total`; how many were scaled down."""
+    factors = clip_factors(local.norms, clip_norm)
+    scale, owners = torch.from_numpy(factors), torch.from_numpy(local.owner)
+    live = scale > 0
+    for name, value in local.delta.items():
+        if name == "table":
+            kept = torch.where(live[owners, None], value * scale[owners, None], 0.0)
+            torch.from_numpy(total[name]).index_add_(0, torch.from_numpy(local.row), kept)
+        else:
+            kept = torch.where(live.reshape(-1, *[1] * (value.ndim - 1)), value, 0.0)
+            torch.from_numpy(total[name]).add_(torch.einsum("d,d...->...", scale, kept))
     return int((factors < 1).sum())

@@ -6,22 +6,21 @@ of the data behind it. Every field is checked on arrival; a reply that fails a c
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from io import BytesIO
-from tokenize import TokenError
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from sottovoce.client.fleet import LocalTraining
+from sottovoce.client.wire import FloatArrays as FloatArrays
+from sottovoce.client.wire import arrays as _arrays
+from sottovoce.client.wire import config as _config
+from sottovoce.client.wire import exactly as _exactly
+from sottovoce.client.wire import read_arrays as _numpy
 from sottovoce.privacy.clip import SLACK
 from sottovoce.privacy.errors import UpdateError
 from sottovoce.privacy.record import RecordTarget
-
-FloatArrays = Mapping[str, npt.NDArray[np.float32]]
 
 _TRAINING: dict[str, type] = {"steps": int, "learning_rate": float, "max_rows": int, "max_participations": int}
 
@@ -207,48 +206,3 @@ def read_reply(record: RecordDict, asked: Instruction) -> Reply:
     if math.sqrt(squares) > bound * (1 + SLACK):
         raise UpdateError(f"reply of norm {squares**0.5:.3g} exceeds {bound:.3g}", "the reply is dropped")
     return reply
-
-
-def _exactly(record: RecordDict, *names: str) -> None:
-    """Refuse a message with a record that is not declared: nothing undeclared is read, or sent along unnoticed."""
-    if set(record) != set(names):
-        raise UpdateError(f"message holds {len(record)} records, not {', '.join(names)}", "the message is dropped")
-
-
-def _arrays(values: FloatArrays) -> ArrayRecord:
-    return ArrayRecord({name: Array(np.ascontiguousarray(value, np.float32)) for name, value in values.items()})
-
-
-def _numpy(record: RecordDict, key: str) -> dict[str, npt.NDArray[Any]]:
-    arrays = record.array_records.get(key)
-    if arrays is None:
-        raise UpdateError(f"message without {key!r}", "the message is dropped")
-    try:
-        return {name: _read(array) for name, array in arrays.items()}
-    except (TypeError, ValueError, SyntaxError, TokenError, MemoryError, RecursionError) as error:
-        # numpy reads a header as Python text, so that a hostile one can fail like any Python text.
-        raise UpdateError(f"arrays in {key!r} cannot be read: {error}", "the message is dropped") from error
-
-
-def _read(array: Array) -> npt.NDArray[Any]:
-    """The array of plain .npy bytes, and of nothing else that numpy could be talked into loading.
-
-    `Array.numpy` would open a zip archive, and would allocate whatever size a header claims.
-    """
-    stream = BytesIO(array.data)
-    if array.stype != "numpy.ndarray" or np.lib.format.read_magic(stream) != (1, 0):
-        raise ValueError("not .npy data")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    if fortran or dtype.hasobject or min(shape, default=0) < 0:
-        raise ValueError(f"{dtype}{list(shape)}")
-    return np.frombuffer(array.data, dtype, offset=stream.tell()).reshape(shape).copy()
-
-
-def _config(record: RecordDict, key: str, types: Mapping[str, type]) -> dict[str, Any]:
-    config = record.config_records.get(key)
-    if config is None or set(config) != set(types):
-        raise UpdateError(f"message without a proper {key!r}", "the message is dropped")
-    for name, kind in types.items():
-        if type(config[name]) is not kind:
-            raise UpdateError(f"{key}.{name} is a {type(config[name]).__name__}", "the message is dropped")
-    return dict(config)

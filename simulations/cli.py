@@ -26,9 +26,10 @@ INTERRUPTED = SottovoceError("interrupted", "nothing is half done: run the same 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "simulate": ("cli_train", "Train across simulated devices under a privacy budget."),
     "evaluate": ("cli_train", "Score a run's model on held-out impressions."),
+    "measure": ("cli_measure", "Ask the devices, within the run's budget."),
     "release": ("cli_ship", "Quantize, export, check and sign a run's model."),
     "pick": ("cli_ship", "Choose an ad on the device, and say why."),
-    "audit": ("cli_train", "Recompute what a run's ledger spent."),
+    "audit": ("cli_audit", "Recompute what a run spent, and measure whether it did as it says."),
     "ledger": ("cli_ledger", "Open, show, verify and export privacy ledgers."),
     "data": ("cli_data", "Describe, download and hand out data."),
     "bench": ("cli_bench", "Measure speed, side by side."),

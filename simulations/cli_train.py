@@ -1,6 +1,5 @@
-"""`simulate`, `evaluate` and `audit`: what an ML engineer and a privacy team type."""
+"""`simulate` and `evaluate`: what an ML engineer types."""
 
-import sys
 import time
 from pathlib import Path
 
@@ -9,11 +8,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from sottovoce.privacy.audit import AuditReport
-from sottovoce.privacy.audit import audit as audit_ledger
-from sottovoce.privacy.errors import DataError, LedgerError, SottovoceError
+from sottovoce.client.scoring import score
+from sottovoce.privacy.errors import DataError, SottovoceError
 from sottovoce.privacy.store import is_address
-from sottovoce.simulations.cli_audit import audit_self_test
 from sottovoce.simulations.cli_options import PATH, as_json, data_dir, print_json, torch_threads
 from sottovoce.simulations.dataset import Dataset
 from sottovoce.simulations.experiment import Experiment, compose, parse_override
@@ -24,7 +21,6 @@ from sottovoce.simulations.metrics import Metrics
 from sottovoce.simulations.metrics import evaluate as evaluate_scores
 from sottovoce.simulations.results import finish
 from sottovoce.simulations.run import nodes, plan_of, record_plan, train, trained
-from sottovoce.simulations.scoring import score
 
 SHORTCUTS = {
     "data": "data.name",
@@ -221,58 +217,3 @@ def evaluate(run: Path, file: Path | None, data_dir: Path | None, json_output: b
     ):
         click.echo(f"{name:18}{value:.4f}")
     click.echo(f"{'devices, rows':18}{metrics.devices:,}, {metrics.rows:,}  (model of round {model.rounds})")
-
-
-@click.command()
-@click.argument("run", required=False)
-@click.option("--self-test", is_flag=True, help="Audit broken and sound mechanisms instead of a run: about a minute.")
-@as_json
-def audit(run: str | None, self_test: bool, json_output: bool) -> None:
-    """Recompute what a run's ledger spent; exits with 1 when the ledger does not hold.
-
-    RUN is a run folder, a ledger file or a postgresql:// address. A folder's newest checkpoint must be in its ledger: a
-    ledger that was rolled back is found.
-    """
-    if self_test:
-        audit_self_test(json_output)
-        return
-    if run is None:
-        raise click.UsageError("name a RUN, or give --self-test")
-    report, extra = _audited(run)
-    if json_output:
-        print_json(report)
-    else:
-        _show_audit(report)
-    for line in extra:
-        click.echo(f"note: {line}", err=True)
-    if not report.ledger_ok:
-        sys.stdout.flush()
-        raise LedgerError(
-            "the ledger does not hold: nothing can be said about the privacy of this run",
-            "restore the ledger from a copy; until then release nothing",
-        )
-
-
-def _audited(run: str) -> tuple[AuditReport, tuple[str, ...]]:
-    if is_address(run) or not Path(run).is_dir():
-        return audit_ledger(run), ()
-    folder = RunFolder(Path(run))
-    folder.experiment()
-    return folder.audit()
-
-
-def _show_audit(report: AuditReport) -> None:
-    for claim in report.claims:
-        click.echo(claim)
-    checks = ", ".join(f"{name} {value:.4f}" for name, value in report.cross_check.items() if value is not None)
-    click.echo(f"releases: {report.rounds} ({', '.join(f'{k} {v}' for k, v in report.purposes.items())})")
-    click.echo(f"entries: {', '.join(f'{k} {v}' for k, v in report.entries.items() if v)}")
-    click.echo(f"noise: {report.noise}    population: {report.population}    budget: {report.budget_epsilon}")
-    click.echo(f"cross-check: {checks or 'nothing to compare'}")
-    click.echo(
-        f"ledger: {'whole' if report.ledger_ok else 'BROKEN'}, {report.head.length} rows, head {report.head.hash}"
-    )
-    for finding in report.findings:
-        click.echo(f"finding: {finding}")
-    for assumption in report.assumptions:
-        click.echo(f"assumes: {assumption}")

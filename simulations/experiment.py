@@ -90,6 +90,33 @@ class PrivacyTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise ValueError(f"cap = {self.cap} needs sampling = 'truncated_poisson'")
 
 
+Planned = Annotated[int, msgspec.Meta(ge=0, le=10_000)]
+
+
+class Measurements(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What `sottovoce measure` may release about the devices, besides the model and within the same epsilon.
+
+    It has to be known before training: what is planned later counts as chosen after seeing results.
+
+    Attributes:
+        quality: how many times the model's quality may be measured on held-out rows.
+        calibration: how many times its calibration may be fitted on training rows.
+        clip: how many times the norms of updates may be counted.
+        popularity: how many times impressions and clicks by ad may be counted.
+        noise_multiplier: z of each; unused where `privacy.noise` is `none`.
+        sampling_rate: chance of a device to be asked; 1 asks all.
+        clip_norm: largest L2 norm of one device's histogram, in rows. `clip` has a bound of its own.
+    """
+
+    quality: Planned = 0
+    calibration: Planned = 0
+    clip: Planned = 0
+    popularity: Planned = 0
+    noise_multiplier: Annotated[float, msgspec.Meta(ge=0.1, le=1e6)] = 5.0
+    sampling_rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    clip_norm: Annotated[float, msgspec.Meta(ge=1e-6, le=1e6)] = 4.0
+
+
 class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Every setting of a run.
 
@@ -103,6 +130,7 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         local: what devices do in a round.
         server: how the model moves.
         privacy: what may be revealed.
+        measure: what of it measurements may reveal.
     """
 
     rounds: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 60
@@ -114,6 +142,7 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     local: LocalTraining = LocalTraining()
     server: ServerOptimizer = ServerOptimizer()
     privacy: PrivacyTarget = PrivacyTarget()
+    measure: Measurements = Measurements()
 
     def to_toml(self) -> str:
         """The experiment with every default filled in."""

@@ -31,7 +31,8 @@ def _opened(experiment: str) -> tuple[Experiment, Dataset]:
 @cache
 def _hosted(experiment: str, number: int, of: int) -> node.Node:
     settings, dataset = _opened(experiment)
-    return node.Node(partition(dataset.train, number, of), dataset.schema, settings.model, number)
+    share, later = partition(dataset.train, number, of), partition(dataset.valid, number, of)
+    return node.Node(share, dataset.schema, settings.model, number, held_out=later)
 
 
 def _setting(context: Context, key: str) -> str:

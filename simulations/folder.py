@@ -76,6 +76,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def measurements(self) -> Path:
+        """What was measured of the devices, one file a release."""
+        return self.path / "measurements"
+
+    @property
     def results_file(self) -> Path:
         """Final figures, from which the report is drawn."""
         return self.path / "results.json"

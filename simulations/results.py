@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from sottovoce.client.scoring import score
 from sottovoce.models.atomic import write_atomically
 from sottovoce.models.bundle import unpack
 from sottovoce.models.passport import releasable
@@ -31,7 +32,6 @@ from sottovoce.simulations.loading import load
 from sottovoce.simulations.metrics import Metrics, calibration_curve, evaluate
 from sottovoce.simulations.run import Trained, entropy_of, plan_of, record_plan, trained
 from sottovoce.simulations.runtimes import callers
-from sottovoce.simulations.scoring import score
 from sottovoce.simulations.shipping import passport, require_committed, ship
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sottovoce.client.app import Node, client_app
 from sottovoce.client.fleet import LocalTraining
+from sottovoce.client.scoring import score
 from sottovoce.models.ranker import initial
 from sottovoce.privacy.book import Book
 from sottovoce.privacy.budget import Budget
@@ -31,7 +32,7 @@ from sottovoce.simulations.experiment import Experiment
 from sottovoce.simulations.folder import Point, RunFolder
 from sottovoce.simulations.loading import partition
 from sottovoce.simulations.metrics import Metrics, evaluate
-from sottovoce.simulations.scoring import score
+from sottovoce.simulations.queries import measurement_charge, measurement_plans
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +59,10 @@ def plan_for(experiment: Experiment, population: int) -> MechanismPlan:
         ConfigError: the target cannot be met or means nothing, such as delta at or above 1 / population.
     """
     target = experiment.privacy
-    return (
-        _shape(experiment, population)
-        if target.noise == "none"
-        else calibrated(_shape(experiment, population), target.epsilon)
-    )
+    shape = _shape(experiment, population)
+    if target.noise == "none":
+        return shape
+    return calibrated(shape, target.epsilon, measurement_charge(experiment, population))
 
 
 def _shape(experiment: Experiment, population: int) -> MechanismPlan:
@@ -121,9 +121,9 @@ def nodes(experiment: Experiment, dataset: Dataset) -> ClientApp:
     def open_node(context: Context) -> Node:
         number, of = int(context.node_config["partition-id"]), int(context.node_config["num-partitions"])
         if (number, of) not in hosted:
-            share = partition(dataset.train, number, of)
+            share, later = partition(dataset.train, number, of), partition(dataset.valid, number, of)
             entropy = entropy_of(experiment)
-            hosted[number, of] = Node(share, dataset.schema, experiment.model, number, entropy=entropy)
+            hosted[number, of] = Node(share, dataset.schema, experiment.model, number, entropy=entropy, held_out=later)
         return hosted[number, of]
 
     return client_app(open_node)
@@ -175,7 +175,7 @@ def train(
                 plan = plan_for(experiment, dataset.train.devices)
                 seen = Participation.begin(folder.participation_file, plan.population, plan.max_participations)
             budget = _budget(experiment, ledger)
-            budget.register(plan)
+            budget.register(plan, *measurement_plans(experiment, plan.population).values())
             run_id = start.facts.run_id if start else secrets.token_hex(8)
             step = _step(experiment, dataset, plan, run_id)
             notes = _continue(start, step, ledger) if start else []

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sottovoce.client.scoring import requests
 from sottovoce.models.passport import SIMULATION, PrivacyPassport
 from sottovoce.models.request import Request, random_requests
 from sottovoce.models.signing import PrivateKey
@@ -22,7 +23,6 @@ from sottovoce.server.release import Release, release
 from sottovoce.simulations.dataset import Dataset
 from sottovoce.simulations.experiment import Experiment
 from sottovoce.simulations.run import Trained
-from sottovoce.simulations.scoring import requests
 
 REAL, DRAWN = 1_000, 1_000
 """Requests that the scorers are compared on: of held-out devices, and at random over the whole schema."""

@@ -235,20 +235,41 @@ def test_a_run_under_way_is_not_joined_by_a_second_process(call, copied):
 
 
 def test_an_audit_tells_scripts_what_they_need(call, finished):
-    code, out, err = call("audit", finished, "--json")
+    code, out, err = call("audit", finished, "--ledger-only", "--json")
     told = json.loads(out)
     assert (code, err) == (0, "")
     assert {"epsilon", "delta", "unit", "adjacency", "accountant", "rounds", "ledger_ok"} <= told.keys()
     assert (told["rounds"], told["unit"], told["adjacency"], told["ledger_ok"]) == (2, "device", "zero_out", True)
     assert 0 < told["epsilon"] <= 4.0
-    assert call("audit", finished / "ledger.db", "--json") == (0, out, "")
+    code, alone, err = call("audit", finished / "ledger.db", "--ledger-only", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(alone) | {"about": told["about"]} == told
 
 
-def test_an_audit_speaks_to_people_too(call, finished):
-    code, out, _ = call("audit", finished)
+def test_an_audit_speaks_to_people_too_and_measures_the_mechanism(call, copied):
+    code, out, _ = call("audit", copied)
     assert code == 0
-    assert "ledger: whole" in out
-    assert "COMMITTED 2" in out
+    for said in ("ledger: whole", "COMMITTED 2", "checks passed over 2 rounds", "no violation detected at this power"):
+        assert said in out
+    assert "8 of 8 planted bugs caught, 0 false alarms in 2 clean runs" in out
+    assert "verified" not in out
+    assert {"audit.html", "audit.json", "deployment.yaml"} <= {path.name for path in copied.iterdir()}
+    kept = json.loads((copied / "audit.json").read_text())
+    assert kept["self_test"]["caught"] == 8
+    assert kept["empirical"]["verdict"] == "no violation detected at this power"
+
+
+def test_the_documents_of_an_audit_go_where_they_are_wanted_with_the_publisher_that_is_given(call, finished, tmp_path):
+    told = tmp_path / "publisher.toml"
+    told.write_text('name = "Example Media"\nkind = "Nonprofit"\nregion = "EU"\nauthors = ["A. Example"]\n')
+    code, out, _ = call("audit", finished, "--ledger-only", "--out", tmp_path, "--publisher", told)
+    assert code == 0
+    assert "Example Media" in (tmp_path / "deployment.yaml").read_text()
+    assert "data_curator_name: not stated" not in out
+    told.write_text("name = 3")
+    refused(call("audit", finished, "--ledger-only", "--out", tmp_path, "--publisher", told), "publisher.toml")
+    refused(call("audit", finished, "--ledger-only", "--publisher", tmp_path / "none.toml"), "none.toml")
+    refused(call("audit", finished, "--ledger-only", "--out", tmp_path / "missing"), "missing")
 
 
 def edit(copied):
@@ -271,7 +292,7 @@ def cut(copied):
 @pytest.mark.parametrize("damage", [edit, cut], ids=["a row edited", "rows cut off at the end, cleanly"])
 def test_a_ledger_that_does_not_hold_has_no_epsilon_and_ends_with_1(call, copied, damage):
     damage(copied)
-    code, out, err = call("audit", copied, "--json")
+    code, out, err = call("audit", copied, "--ledger-only", "--json")
     told = json.loads(out)
     assert code == 1
     assert (told["ledger_ok"], told["epsilon"]) == (False, None)
@@ -589,7 +610,7 @@ def test_ctrl_c_in_training_is_one_clear_line_and_the_run_can_be_resumed(tmp_pat
     out, err = running.communicate(timeout=60)
     lines = refused((running.returncode, out, err), "interrupted")
     assert lines[-1] == f"  -> continue with: sottovoce simulate --resume {path}"
-    assert run(["audit", str(path)]) == 0
+    assert run(["audit", str(path), "--ledger-only"]) == 0
 
 
 LOADING = """

@@ -1,16 +1,20 @@
-"""Score held-out impressions as each device would: with its own past, and nothing that came later."""
+"""Score impressions as each device would: with its own past, and nothing that came later."""
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from sottovoce.client.examples import Examples
+from sottovoce.client.fleet import chunks, pad
 from sottovoce.models.ranker import Batch, Parameters, RankerConfig, interest, logits, probabilities
 from sottovoce.models.request import Request, without_twins
 from sottovoce.models.schema import FeatureSchema
 
 BATCH_ROWS = 16_384
 """Padded rows scored at once, which bounds the memory."""
+
+PAST_ROWS = 4_096
+"""Likewise where every row sees a history of its own."""
 
 
 def score(
@@ -41,6 +45,39 @@ def score(
         out[place[real]] = chances[real]
         start += count
     return out
+
+
+def score_past(
+    parameters: Parameters, schema: FeatureSchema, config: RankerConfig, rows: Examples, newest: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Predicted probabilities of each device's newest training rows, each seen with the rows before it only.
+
+    Args:
+        parameters: of the ranker, without a device axis.
+        schema: of the ids.
+        config: sizes.
+        rows: what to score.
+        newest: rows of a device that are scored; older ones still count as history.
+
+    Returns:
+        The scored rows, as indices into `rows`, rising; and their probabilities, shape (scored, heads).
+    """
+    out = np.zeros((rows.rows, len(schema.heads)))
+    chosen = np.zeros(rows.rows, bool)
+    seen = newest + schema.history_length
+    for chunk in chunks(rows, np.arange(rows.devices), seen, PAST_ROWS):
+        taken = rows.take(chunk, newest=seen)
+        batch, _, weight = pad(taken, schema, newest)
+        with torch.no_grad():
+            met = interest(batch, schema.outcome_row("click"))
+            chances = probabilities(logits(parameters, batch, met, config)).double().numpy()
+        scored = weight.numpy() > 0
+        first = rows.offsets[chunk + 1] - np.diff(taken.offsets)
+        place = first[:, None] + np.arange(scored.shape[1])
+        out[place[scored]] = chances[scored]
+        chosen[place[scored]] = True
+    index = np.flatnonzero(chosen)
+    return index, out[index]
 
 
 def requests(schema: FeatureSchema, past: Examples, rows: Examples, devices: npt.NDArray[np.integer]) -> list[Request]:

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from sottovoce.client import scoring
 from sottovoce.client.examples import Examples
+from sottovoce.client.scoring import requests, score
 from sottovoce.models import ranker
 from sottovoce.models.ranker import Batch, RankerConfig, interest, logits, probabilities
-from sottovoce.simulations import market, scoring
-from sottovoce.simulations.scoring import requests, score
+from sottovoce.simulations import market
 
 CONFIG = RankerConfig(embedding_width=4, tower_width=4, hidden_width=8)
 
