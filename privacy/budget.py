@@ -16,7 +16,7 @@ from sottovoce.privacy.book import Book
 from sottovoce.privacy.campaign import check_campaign, in_micro, share_of
 from sottovoce.privacy.claim import DeviceClaim
 from sottovoce.privacy.errors import BudgetError, ConfigError
-from sottovoce.privacy.events import MICRO, Event, NoiseKind, NonPrivate
+from sottovoce.privacy.events import MICRO, Event, NoiseKind, NonPrivate, RepeatAndSelect
 from sottovoce.privacy.filter import Filter, fixed_beforehand, spent_epsilon
 from sottovoce.privacy.ledger import Ledger, Realised, Reservation
 from sottovoce.privacy.planned import Plan
@@ -243,7 +243,7 @@ class Budget:
         if plan.purpose != "tuning":
             return None
         runs = {run for (run, _, purpose, _), count in book.uses.items() if purpose == "tuning" and count}
-        if run_id in runs or len(runs) < FEW_RUNS:
+        if isinstance(plan.event(), RepeatAndSelect) or run_id in runs or len(runs) < FEW_RUNS:
             return None
         return f"{FEW_RUNS} tuning runs, which are in this campaign already: more need random stopping (`Selection`)"
 

@@ -6,7 +6,7 @@ before the number is drawn.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sottovoce.privacy.chain import digest
 from sottovoce.privacy.entropy import Source
@@ -88,6 +88,10 @@ class SelectionPlan:
         """No cap spans the runs: their number is secret."""
         return None
 
+    def chance(self, count: int) -> float:
+        """Probability of exactly `count` runs, 1 or more. The law is public; what it gave is not."""
+        return _mass(count, _success(self.mean, self.shape), self.shape)
+
     def draw(self, source: Source) -> int:
         """How many runs to make, at least 1. Secret: whoever learns it learns more than was paid for.
 
@@ -145,10 +149,12 @@ class Selection:
     def reserve(self, plan: MechanismPlan, run_id: str, round: int, noise_kind: NoiseKind) -> Reservation:  # noqa: ARG002
         """One round of one run; nothing is written, since it was paid for at the start.
 
+        Runs may differ in their clip norm: noise is relative to it, so that the event is the same.
+
         Raises:
             ValueError: another mechanism, or a round that is not the run's next one within the plan.
         """
-        if plan != self._plan.run:
+        if replace(plan, clip_norm=self._plan.run.clip_norm) != self._plan.run:
             raise ValueError("only the mechanism that was paid for may run")
         if round != self._rounds.get(run_id, 0) + 1 or round > plan.rounds:
             raise ValueError(f"round {round} of run {run_id} is not the next of {plan.rounds}")

@@ -66,7 +66,14 @@ class Norms(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Popular(msgspec.Struct, frozen=True, kw_only=True):
-    """One ad that was seen often enough to stand out from the noise."""
+    """One ad that was seen often enough to stand out from the noise.
+
+    Attributes:
+        ad: its place in the catalogue.
+        impressions: in the sum, which clipping makes smaller than the truth; good for comparing ads.
+        clicks: likewise.
+        click_rate: their ratio.
+    """
 
     ad: int
     impressions: Figure

@@ -25,6 +25,7 @@ INTERRUPTED = SottovoceError("interrupted", "nothing is half done: run the same 
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "simulate": ("cli_train", "Train across simulated devices under a privacy budget."),
+    "tune": ("cli_tune", "Train with many settings, and keep the best, for one price."),
     "evaluate": ("cli_train", "Score a run's model on held-out impressions."),
     "measure": ("cli_measure", "Ask the devices, within the run's budget."),
     "release": ("cli_ship", "Quantize, export, check and sign a run's model."),

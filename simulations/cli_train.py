@@ -8,12 +8,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from sottovoce.client.examples import Examples
 from sottovoce.client.scoring import score
 from sottovoce.privacy.errors import DataError, SottovoceError
-from sottovoce.privacy.store import is_address
+from sottovoce.simulations.cli_experiment import experiment_options, overridden
 from sottovoce.simulations.cli_options import PATH, as_json, data_dir, print_json, torch_threads
 from sottovoce.simulations.dataset import Dataset
-from sottovoce.simulations.experiment import Experiment, compose, parse_override
+from sottovoce.simulations.experiment import Experiment, compose
 from sottovoce.simulations.folder import Point, RunFolder
 from sottovoce.simulations.grid import CORES, InProcessGrid
 from sottovoce.simulations.loading import impressions, load
@@ -22,40 +23,10 @@ from sottovoce.simulations.metrics import evaluate as evaluate_scores
 from sottovoce.simulations.results import finish
 from sottovoce.simulations.run import nodes, plan_of, record_plan, train, trained
 
-SHORTCUTS = {
-    "data": "data.name",
-    "devices": "data.devices",
-    "rounds": "rounds",
-    "epsilon": "privacy.epsilon",
-    "delta": "privacy.delta",
-    "noise": "privacy.noise",
-    "ledger": "privacy.ledger",
-    "seed": "seed",
-}
-"""Options that stand for a key of the experiment."""
-
-
-def _absolute(context: click.Context, option: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001 - click's
-    """A path that means the same from every folder."""
-    return value if value is None or is_address(value) else str(Path(value).resolve())
-
 
 @click.command()
 @click.argument("experiment", required=False, type=PATH)
-@click.option("--data", type=click.Choice(["market", "kuairand", "movietweetings", "completejourney", "table"]))
-@click.option("--devices", type=int, help="Devices of the synthetic market.")
-@click.option("--rounds", type=int)
-@click.option("--epsilon", type=float, help="Budget; the noise is found for it. inf trains without noise.")
-@click.option("--delta", type=float, help="Chance with which the guarantee may fail.")
-@click.option("--noise", type=click.Choice(["secure", "seeded", "none"]))
-@click.option(
-    "--ledger",
-    metavar="LEDGER",
-    callback=_absolute,
-    help="Ledger of a campaign that several runs share: a file or a postgresql:// address. [default: one of its own]",
-)
-@click.option("--seed", type=int, help="Of the initial weights; with --noise seeded, of everything.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any key of the experiment; repeatable.")
+@experiment_options
 @click.option("--out", type=PATH, help="Folder for the run. [default: runs/DATA]")
 @click.option("--resume", type=PATH, metavar="RUN", help="Continue an interrupted run.")
 @click.option("--baselines/--no-baselines", default=True, help="Also run popularity and a factorization machine.")
@@ -77,12 +48,7 @@ def simulate(
 
     EXPERIMENT is a TOML file; without it the data set's defaults are used. Every key can be overridden.
     """
-    overrides = [(SHORTCUTS[name], value) for name, value in shortcuts.items() if value is not None]
-    if shortcuts["epsilon"] == float("inf") and shortcuts["noise"] is None:
-        overrides.append(("privacy.noise", "none"))
-    if shortcuts["noise"] == "none" and shortcuts["epsilon"] is None:
-        overrides.append(("privacy.epsilon", float("inf")))
-    overrides += [parse_override(text) for text in settings]
+    overrides = overridden(settings, shortcuts)
     if resume is not None and (experiment is not None or overrides or out is not None):
         raise click.UsageError("--resume takes the experiment of the run; give no other settings")
     folder = RunFolder(resume) if resume is not None else None
@@ -99,7 +65,7 @@ def simulate(
     began = time.monotonic()
     say = Console(stderr=True, highlight=False, soft_wrap=True)
     dataset = load(chosen.data, data_dir, None)
-    _require_measurable(dataset)
+    require_measurable(dataset)
     plan = plan_of(folder, chosen, dataset)
     own = record_plan(chosen, plan)
     if resume is None:
@@ -130,12 +96,24 @@ def simulate(
     click.echo(f"report: {folder.report_file}    {time.monotonic() - began:.0f} s in all")
 
 
-def _require_measurable(dataset: Dataset) -> None:
-    """Refuse data that nothing can be learnt from or measured on, before any budget is spent on it."""
+def require_measurable(dataset: Dataset) -> None:
+    """Refuse data that nothing can be learnt from or measured on, before any budget is spent on it.
+
+    Raises:
+        DataError: what is missing.
+    """
     for part, rows in (("training", dataset.train), ("held-out", dataset.valid)):
         if not rows.rows:
             raise DataError(f"{dataset.name}: no {part} rows", "give more devices, or more rows")
-    rows = dataset.valid
+    require_judging(dataset.valid)
+
+
+def require_judging(rows: Examples) -> None:
+    """Refuse rows that cannot tell a good model from a bad one.
+
+    Raises:
+        DataError: why they cannot.
+    """
     evaluate_scores(np.full(rows.rows, 0.5), rows.labels[:, 0], rows.owners)
 
 

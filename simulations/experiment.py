@@ -4,6 +4,7 @@ A run is fully described by this file and the data it names. Settings not given 
 were chosen on its training and validation rows. Unknown keys are refused: a typing mistake cannot pass silently.
 """
 
+import copy
 import math
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,7 @@ from sottovoce.client.fleet import LocalTraining
 from sottovoce.models.ranker import RankerConfig
 from sottovoce.privacy.errors import ConfigError
 from sottovoce.privacy.record import RecordTarget
+from sottovoce.privacy.store import tells_password
 from sottovoce.server.optimizer import ServerOptimizer
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -86,6 +88,8 @@ class PrivacyTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise ValueError(f"delta = {self.delta} is not between {LEAST_DELTA:g} and 1")
         if math.isinf(self.epsilon) != (self.noise == "none"):
             raise ValueError("epsilon = inf and noise = 'none' go together: both or neither")
+        if tells_password(self.ledger):
+            raise ValueError("ledger holds a password, which the run folder would tell: use ~/.pgpass or PGPASSWORD")
         if self.cap and self.sampling != "truncated_poisson":
             raise ValueError(f"cap = {self.cap} needs sampling = 'truncated_poisson'")
 
@@ -176,14 +180,30 @@ def compose(file: Path | None, overrides: Iterable[tuple[str, Any]]) -> Experime
     Raises:
         ConfigError: the file cannot be read, or a key or value is not allowed; the message names it.
     """
-    given: dict[str, Any] = {}
-    if file is not None:
-        try:
-            given = tomllib.loads(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"{file}: {error.strerror}", "name an existing experiment file") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ConfigError(f"{file}: {error}", "correct the TOML") from error
+    return composed({} if file is None else read(file), overrides)
+
+
+def read(file: Path) -> dict[str, Any]:
+    """What a TOML file says, unchecked.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}", "name an existing experiment file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{file}: {error}", "correct the TOML") from error
+
+
+def composed(told: Mapping[str, Any], overrides: Iterable[tuple[str, Any]]) -> Experiment:
+    """The experiment that `told` describes, changed by overrides, over the defaults of its data set.
+
+    Raises:
+        ConfigError: a key or value is not allowed; the message names it.
+    """
+    given = copy.deepcopy(dict(told))
     for key, value in overrides:
         _set(given, key.split("."), value, key)
     data = given.get("data", {})

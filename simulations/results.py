@@ -33,6 +33,7 @@ from sottovoce.simulations.metrics import Metrics, calibration_curve, evaluate
 from sottovoce.simulations.run import Trained, entropy_of, plan_of, record_plan, trained
 from sottovoce.simulations.runtimes import callers
 from sottovoce.simulations.shipping import passport, require_committed, ship
+from sottovoce.simulations.tuning_folder import assumptions
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,9 +104,18 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def finish(
-    experiment: Experiment, dataset: Dataset, folder: RunFolder, model: Trained, found: AuditReport, baselines: bool
+    experiment: Experiment,
+    dataset: Dataset,
+    folder: RunFolder,
+    model: Trained,
+    found: AuditReport,
+    baselines: bool,
+    created: datetime | None = None,
 ) -> Results:
-    """Judge the model, write `results.json` and the report; a release made from the very same ledger stays in both."""
+    """Judge the model, write `results.json` and the report; a release made from the very same ledger stays in both.
+
+    `created` is the time that the report states, by default now.
+    """
     valid = dataset.valid
     chances = score(model.parameters, dataset.schema, experiment.model, dataset.train, valid)[:, 0]
     labels, owners = valid.labels[:, 0], valid.owners
@@ -115,7 +125,7 @@ def finish(
         rows=dataset.train.rows,
         licence=dataset.licence,
         rounds=model.rounds,
-        notes=model.notes,
+        notes=(*model.notes, *assumptions(folder)),
         metrics=evaluate(chances, labels, owners),
         baselines=_baselines(dataset, owners) if baselines else {},
         calibration=calibration_curve(chances, labels),
@@ -128,7 +138,7 @@ def finish(
         earlier = None  # the first time, or the file is damaged and made anew here
     if earlier is not None and earlier.audit.head == found.head and earlier.rounds == model.rounds:
         results = msgspec.structs.replace(results, release=earlier.release, latency_us=earlier.latency_us)
-    _keep(folder, results)
+    _keep(folder, results, created)
     return results
 
 
@@ -198,7 +208,7 @@ def release_run(
     dataset = load(experiment.data, data_dir, None)
     found, _ = folder.audit()
     plan = plan_of(folder, experiment, dataset)
-    proof = passport(found, plan)
+    proof = passport(found, plan, assumptions(folder))
     releasable(proof)
     model = trained(experiment, dataset, folder)
     require_committed(folder.ledger, model)
@@ -251,15 +261,17 @@ def read_results(folder: RunFolder) -> Results:
         ) from None
 
 
-def _keep(folder: RunFolder, results: Results) -> None:
+def _keep(folder: RunFolder, results: Results, created: datetime | None = None) -> None:
     try:
         write_atomically(folder.results_file, msgspec.json.format(msgspec.json.encode(results), indent=2))
-        write_atomically(folder.report_file, report.render(_summary(folder, results)).encode())
+        write_atomically(
+            folder.report_file, report.render(_summary(folder, results, created or datetime.now(UTC))).encode()
+        )
     except OSError as error:
         raise SottovoceError(f"{folder.path}: {error.strerror}", "free space, then run the command again") from error
 
 
-def _summary(folder: RunFolder, results: Results) -> report.RunSummary:
+def _summary(folder: RunFolder, results: Results, created: datetime) -> report.RunSummary:
     """The run in the words of the report."""
     found = results.audit
     head = {"ledger": "whole" if found.ledger_ok else "BROKEN", "rows": str(found.head.length), "head": found.head.hash}
@@ -271,10 +283,11 @@ def _summary(folder: RunFolder, results: Results) -> report.RunSummary:
         **{f"epsilon by {name}": f"{value:.4f}" for name, value in found.cross_check.items() if value is not None},
         **({"record level, on the device": results.record_claim} if results.record_claim else {}),
         **{f"finding {number}": text for number, text in enumerate(found.findings, 1)},
+        **{f"note {number}": text for number, text in enumerate(results.notes, 1)},
     }
     return report.RunSummary(
         title=f"{results.data}, {results.rounds} rounds",
-        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        created=created.strftime("%Y-%m-%d %H:%M UTC"),
         dataset=report.DatasetFacts(results.data, results.devices, results.rows, results.licence),
         experiment=folder.experiment_file.read_text(encoding="utf-8"),
         rounds=[

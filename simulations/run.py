@@ -2,7 +2,7 @@
 
 import math
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -20,13 +20,14 @@ from sottovoce.privacy.budget import Budget
 from sottovoce.privacy.calibration import calibrated, rare_cap
 from sottovoce.privacy.entropy import Entropy, OsEntropy, SeededEntropy
 from sottovoce.privacy.errors import CheckpointError
+from sottovoce.privacy.events import Event
 from sottovoce.privacy.ledger import Ledger
 from sottovoce.privacy.plan import MechanismPlan
 from sottovoce.privacy.record import RecordPlan
 from sottovoce.server import checkpoint
 from sottovoce.server.optimizer import PrivateStep
 from sottovoce.server.participation import Participation
-from sottovoce.server.round import Coordinator, RoundRecord
+from sottovoce.server.round import Coordinator, Purse, RoundRecord
 from sottovoce.simulations.dataset import Dataset
 from sottovoce.simulations.experiment import Experiment
 from sottovoce.simulations.folder import Point, RunFolder
@@ -52,8 +53,17 @@ class Trained:
     notes: tuple[str, ...]
 
 
-def plan_for(experiment: Experiment, population: int) -> MechanismPlan:
+def plan_for(
+    experiment: Experiment,
+    population: int,
+    charged: Callable[[MechanismPlan], Mapping[Event, int]] = MechanismPlan.charged,
+) -> MechanismPlan:
     """The mechanism of an experiment: finds the noise for its epsilon.
+
+    Args:
+        experiment: all settings.
+        population: enrolled devices.
+        charged: what the plan costs with a given noise; by default all its rounds, once.
 
     Raises:
         ConfigError: the target cannot be met or means nothing, such as delta at or above 1 / population.
@@ -62,7 +72,7 @@ def plan_for(experiment: Experiment, population: int) -> MechanismPlan:
     shape = _shape(experiment, population)
     if target.noise == "none":
         return shape
-    return calibrated(shape, target.epsilon, measurement_charge(experiment, population))
+    return calibrated(shape, target.epsilon, measurement_charge(experiment, population), charged)
 
 
 def _shape(experiment: Experiment, population: int) -> MechanismPlan:
@@ -174,7 +184,7 @@ def train(
             else:
                 plan = plan_for(experiment, dataset.train.devices)
                 seen = Participation.begin(folder.participation_file, plan.population, plan.max_participations)
-            budget = _budget(experiment, ledger)
+            budget = budget_of(experiment, ledger)
             budget.register(plan, *measurement_plans(experiment, plan.population).values())
             run_id = start.facts.run_id if start else secrets.token_hex(8)
             step = _step(experiment, dataset, plan, run_id)
@@ -187,39 +197,115 @@ def train(
             done = start.facts.round if start else 0
             folder.rewind(done)
 
-            def keep(record: RoundRecord) -> None:
-                judged = record.round == experiment.rounds or record.round % experiment.evaluate_every == 0
-                epsilon = budget.running().epsilon
-                point = Point(
-                    record=record,
-                    epsilon=epsilon if math.isfinite(epsilon) else None,
-                    metrics=measure(experiment, dataset, step.averaged) if judged else None,
-                )
-                folder.append(point)
-                on_point(point)
-
-            coordinator = Coordinator(
-                grid=grid,
+            begun = Underway(
                 plan=plan,
-                budget=budget,
-                step=step,
-                training=told_training(experiment, plan),
+                purse=budget,
+                epsilon=lambda: budget.running().epsilon,
                 entropy=entropy,
                 run_id=run_id,
-                schema_digest=dataset.schema.digest(),
-                folder=folder.checkpoints,
+                step=step,
                 participation=seen,
+                done=done,
             )
-            early = coordinator.run(done, keep)
-            if early:
-                notes.append(early)
-            # Weights and digest from one file: what is reported and released is what lies there.
-            kept = checkpoint.newest(folder.checkpoints)
-            step.restore(kept.state)
-    return Trained(step.averaged, kept.facts.round, kept.sha256, (*notes, *kept.problems))
+            model = go_on(grid, experiment, dataset, folder, begun, on_point)
+    return replace(model, notes=(*notes, *model.notes))
 
 
-def _budget(experiment: Experiment, ledger: Ledger) -> Budget:
+@dataclass(frozen=True, slots=True)
+class Underway:
+    """A run that is paid for and may train.
+
+    Attributes:
+        plan: its mechanism.
+        purse: what pays for its rounds.
+        epsilon: what was spent so far, for its learning curve.
+        entropy: where cohorts and noise come from.
+        run_id: of this run.
+        step: the model and its private step.
+        participation: how often each device was asked.
+        done: rounds that are in the model.
+    """
+
+    plan: MechanismPlan
+    purse: Purse
+    epsilon: Callable[[], float]
+    entropy: Entropy
+    run_id: str
+    step: PrivateStep
+    participation: Participation
+    done: int
+
+
+def begin(
+    experiment: Experiment,
+    dataset: Dataset,
+    folder: RunFolder,
+    plan: MechanismPlan,
+    purse: Purse,
+    epsilon: Callable[[], float],
+    entropy: Entropy,
+) -> Underway:
+    """A new run in `folder`, its weights as they are at first."""
+    run_id = secrets.token_hex(8)
+    return Underway(
+        plan=plan,
+        purse=purse,
+        epsilon=epsilon,
+        entropy=entropy,
+        run_id=run_id,
+        step=_step(experiment, dataset, plan, run_id),
+        participation=Participation.begin(folder.participation_file, plan.population, plan.max_participations),
+        done=0,
+    )
+
+
+def go_on(
+    grid: Grid,
+    experiment: Experiment,
+    dataset: Dataset,
+    folder: RunFolder,
+    run: Underway,
+    on_point: Callable[[Point], None],
+) -> Trained:
+    """All rounds that a run has left; see `train`. No ledger is opened here: `run.purse` pays.
+
+    Raises:
+        BudgetError: not even the first round can be paid for.
+        CheckpointError: a checkpoint cannot be written.
+    """
+
+    def keep(record: RoundRecord) -> None:
+        judged = record.round == experiment.rounds or record.round % experiment.evaluate_every == 0
+        epsilon = run.epsilon()
+        point = Point(
+            record=record,
+            epsilon=epsilon if math.isfinite(epsilon) else None,
+            metrics=measure(experiment, dataset, run.step.averaged) if judged else None,
+        )
+        folder.append(point)
+        on_point(point)
+
+    coordinator = Coordinator(
+        grid=grid,
+        plan=run.plan,
+        budget=run.purse,
+        step=run.step,
+        training=told_training(experiment, run.plan),
+        entropy=run.entropy,
+        run_id=run.run_id,
+        schema_digest=dataset.schema.digest(),
+        folder=folder.checkpoints,
+        participation=run.participation,
+    )
+    early = coordinator.run(run.done, keep)
+    # Weights and digest from one file: what is reported and released is what lies there.
+    kept = checkpoint.newest(folder.checkpoints)
+    run.step.restore(kept.state)
+    notes = (early, *kept.problems) if early else kept.problems
+    return Trained(run.step.averaged, kept.facts.round, kept.sha256, notes)
+
+
+def budget_of(experiment: Experiment, ledger: Ledger) -> Budget:
     """The campaign's budget; a run's own epsilon is the campaign's where it has the ledger to itself."""
     target = experiment.privacy
     if target.ledger and ledger.book().campaign is not None:

@@ -3,7 +3,7 @@
 What ships is tied to what was paid for: the checkpoint's digest must stand in the ledger as a committed release.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -31,22 +31,30 @@ CANDIDATES = 64
 """Candidates of a drawn request, and most of a real one."""
 
 
-def passport(audit: AuditReport, plan: MechanismPlan) -> PrivacyPassport:
+def passport(audit: AuditReport, plan: MechanismPlan, assumes: Sequence[str] = ()) -> PrivacyPassport:
     """What the ledger proves, in the form that travels with the model.
+
+    Args:
+        audit: of the run's ledger.
+        plan: of the run whose model travels.
+        assumes: what else the claims rest on, in words.
 
     Raises:
         GateError: the ledger does not hold, so that nothing can be said.
     """
     if not audit.ledger_ok or audit.delta is None or audit.population is None:
         raise GateError("the run's ledger does not hold", "look at `sottovoce audit`; such a run cannot be released")
+    # A run that was never charged by itself is the best of a selection, which was charged as a whole.
+    own = plan.digest() in {spend.plan_hash for spend in audit.releases}
+    selections = "; ".join(spend.mechanism for spend in audit.releases if spend.purpose == "tuning")
     return PrivacyPassport(
         sampling=plan.sampling if plan.cohorts == "secret" else f"{plan.sampling}, not counted: cohorts are visible",
         sampling_rate=plan.sampling_rate,
         population=audit.population,
-        mechanism=plan.noise,
+        mechanism=plan.noise if own else f"{plan.noise}, {selections}",
         noise_multiplier=plan.noise_multiplier,
         clip_norm=plan.clip_norm,
-        rounds=audit.rounds,
+        rounds=audit.rounds if own else plan.rounds,
         releases=audit.purposes,
         accountant=audit.accountant,
         observer=audit.observer,
@@ -57,7 +65,7 @@ def passport(audit: AuditReport, plan: MechanismPlan) -> PrivacyPassport:
         ledger_head=audit.head.hash,
         ledger_length=audit.head.length,
         noise_source=audit.noise,
-        label="; ".join(audit.claims) if audit.guarantee else SIMULATION,
+        label="; ".join((*audit.claims, *assumes)) if audit.guarantee else SIMULATION,
     )
 
 

@@ -61,7 +61,7 @@ def selected(ledger):
     best = RepeatAndSelect(event=POISSON.event(), rounds=20, mean=5.0, shape=0.0)
     ledger.open_campaign(100.0, 1e-5, 600)
     ledger.plan({"selection": 1}, best, 1)
-    ledger.plan(TRUNCATED.settings(), TRUNCATED.event(), 20)
+    ledger.plan(TRUNCATED.settings(), TRUNCATED.event(), 1)
     (chosen, cut) = ledger.book().plans
     ledger.reserve("run", 0, best, chosen, "tuning", "secure")
     ledger.reserve("run", 1, TRUNCATED.event(), cut, "metric", "secure")

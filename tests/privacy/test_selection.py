@@ -50,6 +50,11 @@ def test_draws_follow_the_law_and_a_wrong_mean_would_be_noticed(shape):
 
 def test_the_geometric_law_is_geometric():
     assert [_mass(count, 0.2, 1.0) for count in (1, 2, 3)] == pytest.approx([0.2, 0.16, 0.128])
+    assert [SelectionPlan(RUN, 5.0, 1.0).chance(count) for count in (1, 2, 3)] == pytest.approx([0.2, 0.16, 0.128])
+
+
+def test_a_single_run_is_the_likeliest_number_of_the_logarithmic_law():
+    assert [SelectionPlan(RUN, mean).chance(1) for mean in (5, 10)] == pytest.approx([0.350, 0.269], abs=1e-3)
 
 
 def test_a_selection_is_paid_once_and_costs_what_was_published(tmp_path):
@@ -88,6 +93,17 @@ def test_nothing_but_the_mechanism_that_was_paid_for_may_run(tmp_path):
         Selection(SelectionPlan(RUN, 11.0), paid)
 
 
+def test_runs_may_differ_in_their_clip_norm_since_noise_is_relative_to_it(tmp_path):
+    plan, wider = SelectionPlan(RUN, 10.0), replace(RUN, clip_norm=2.0)
+    assert SelectionPlan(wider, 10.0).event() == plan.event()
+    with Ledger.open(tmp_path / "ledger.db", create=True) as ledger:
+        selection = Selection(plan, Budget(4.0, 1e-5, ledger).reserve(plan, "tuning", 1, "secure"))
+    assert selection.reserve(wider, "run", 1, "secure").plan_hash == wider.digest() != RUN.digest()
+    for changed in ("noise_multiplier", "sampling_rate", "delta"):
+        with pytest.raises(ValueError, match="mechanism"):
+            selection.reserve(replace(wider, **{changed: getattr(wider, changed) / 2}), "other", 1, "secure")
+
+
 def test_a_selection_of_runs_can_be_calibrated_to_a_budget():
     plan = calibrated(RUN, 2.0, charged=lambda run: SelectionPlan(run, 5.0).charged())
     assert published(SelectionPlan(plan, 5.0).charged(), 1e-5)[0] <= 2.0
@@ -117,3 +133,14 @@ def test_a_fourth_tuning_run_is_sent_to_random_stopping(tmp_path):
             budget.reserve(plan, "four", 1, "secure")
         budget.reserve(plan, "one", 2, "secure")
         assert isinstance(SelectionPlan(RUN, 5.0).event(), RepeatAndSelect)
+
+
+def test_random_stopping_is_not_sent_to_random_stopping(tmp_path):
+    plan = SelectionPlan(RUN, 5.0)
+    with Ledger.open(tmp_path / "ledger.db", create=True) as ledger:
+        budget = Budget(20.0, 1e-5, ledger)
+        budget.register(plan)
+        for number in range(5):
+            budget.reserve(plan, f"selection {number}", 1, "secure")
+        with pytest.raises(BudgetError, match="random stopping"):
+            budget.reserve(replace(RUN, purpose="tuning"), "a single run", 1, "secure")

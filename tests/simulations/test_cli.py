@@ -82,6 +82,8 @@ USAGE = [
     ["simulate", "--resume", "run", "--rounds", "3"],
     ["simulate", "--resume", "run", "--out", "elsewhere"],
     ["simulate", "--resume", "run", "--set", "seed=3"],
+    ["tune"],
+    ["tune", "grid.toml", "--runs", "1"],
     ["evaluate"],
     ["release", "run", "--version", "0"],
     ["release", "run", "--expires-days", "0"],
@@ -393,6 +395,32 @@ def test_ones_own_table_is_trained_on_and_another_file_of_it_scored(call, tmp_pa
     refused(call("evaluate", folder, "--impressions", tmp_path / "empty.csv"), "empty.csv")
     (tmp_path / "diary.csv").unlink()
     refused(call("evaluate", folder), "diary.csv")
+
+
+def test_a_public_file_of_ones_own_table_chooses_the_winner_of_a_selection(call, tmp_path):
+    layout, grid = tmp_path / "diary.toml", tmp_path / "grid.toml"
+    layout.write_text(LAYOUT)
+    grid.write_text("[grid]\nlocal.steps = [1, 2]")
+    settings = ["--data=table", f"--set=data.file={diary(tmp_path / 'diary.csv')}", f"--set=data.schema={layout}"]
+    settings += [
+        "--delta=1e-3",
+        "--noise=seeded",
+        "--rounds=2",
+        "--no-baselines",
+        "--runs=2",
+        "--out",
+        tmp_path / "run",
+    ]
+    refused(
+        call("tune", grid, *settings, "--score-on", diary(tmp_path / "class.csv", label=lambda row: 0)), "class.csv"
+    )
+    refused(call("tune", grid, *settings, "--score-on", tmp_path / "none.csv"), "none.csv")
+    assert not (tmp_path / "run").exists()  # nothing was paid
+    code, out, err = call("tune", grid, *settings, "--score-on", diary(tmp_path / "public.csv"), "--json")
+    assert code == 0
+    assert "ASSUMPTION" not in err
+    assert "trial: local.steps" in err
+    assert json.loads(out)["notes"] == []
 
 
 # release

@@ -49,6 +49,15 @@ def test_the_passport_repeats_the_audit_and_the_plan(tmp_path):
     assert proof.label == "; ".join(found.claims)
 
 
+def test_the_passport_names_the_sampling_and_the_noise_of_the_plan(tmp_path):
+    plan = dataclasses.replace(PLAN, sampling="truncated_poisson", cap=60, noise="discrete_gaussian")
+    with Ledger.open(tmp_path / "ledger.db", create=True) as ledger:
+        Budget(100.0, PLAN.delta, ledger).reserve(plan, "run", 1, "secure")
+    proof = passport(audit(tmp_path / "ledger.db"), plan, ["the moon is made of cheese"])
+    assert (proof.sampling, proof.mechanism, proof.accountant) == ("truncated_poisson", "discrete_gaussian", "pld")
+    assert proof.label.endswith("; the moon is made of cheese")
+
+
 def test_a_run_with_seeded_noise_is_labelled_and_cannot_be_released(tmp_path):
     proof = passport(audit(spend(tmp_path / "ledger.db", "seeded")), PLAN)
     assert proof.label == SIMULATION
