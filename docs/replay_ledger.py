@@ -16,14 +16,21 @@ from dp_accounting.pld import common
 from dp_accounting.pld import privacy_loss_distribution as pld
 from dp_accounting.rdp import RdpAccountant
 
+FINE, COARSE = 1e-4, 1e-3  # grids of the privacy loss; any gives an upper bound
 Z, Q, ZERO_OUT = "noise_multiplier", "sampling_rate", dp.NeighboringRelation.REPLACE_SPECIAL
 LOSS = {  # a closed table: any other event ends the script, but for "non_private" and "repeat_and_select" below
-    "poisson_gaussian": lambda e: pld.from_gaussian_mechanism(e[Z], sampling_prob=e[Q], neighboring_relation=ZERO_OUT),
-    "truncated_poisson_gaussian": lambda e: pld.from_truncated_subsampled_gaussian_mechanism(
-        e["population"], e[Q], e["cap"], e[Z], neighboring_relation=ZERO_OUT
+    "poisson_gaussian": lambda e, grid: pld.from_gaussian_mechanism(
+        e[Z], sampling_prob=e[Q], value_discretization_interval=grid, neighboring_relation=ZERO_OUT
     ),
-    "gaussian": lambda e: pld.from_gaussian_mechanism(e[Z], neighboring_relation=ZERO_OUT),
-    "pure": lambda e: pld.from_privacy_parameters(common.DifferentialPrivacyParameters(e["micro_epsilon"] / 1e6, 0)),
+    "truncated_poisson_gaussian": lambda e, grid: pld.from_truncated_subsampled_gaussian_mechanism(
+        e["population"], e[Q], e["cap"], e[Z], value_discretization_interval=grid, neighboring_relation=ZERO_OUT
+    ),
+    "gaussian": lambda e, grid: pld.from_gaussian_mechanism(
+        e[Z], value_discretization_interval=grid, neighboring_relation=ZERO_OUT
+    ),
+    "pure": lambda e, grid: pld.from_privacy_parameters(
+        common.DifferentialPrivacyParameters(e["micro_epsilon"] / 1e6, 0), value_discretization_interval=grid
+    ),
 }
 
 
@@ -44,7 +51,8 @@ def epsilon(charged, delta, orders=None):
         for event, count in events:
             accountant.compose(renyi(event), count)
         return accountant.get_epsilon(delta)
-    loss, *others = [LOSS[event["type"]](event).self_compose(count) for event, count in events]
+    grid = COARSE if "truncated_poisson_gaussian" in kinds else FINE
+    loss, *others = [LOSS[event["type"]](event, grid).self_compose(count) for event, count in events]
     for other in others:
         loss = loss.compose(other)
     # A device that is in every release bounds any other; for it Gaussians add up exactly.
@@ -53,8 +61,8 @@ def epsilon(charged, delta, orders=None):
     return min(loss.get_epsilon_for_delta(delta), (dp.get_epsilon_gaussian(1 / mu, delta) if mu else 0.0) + pure)
 
 
-def at_most(plan, rounds):  # in one run: a visible cohort charges nobody more often than the cap lets them take part
-    cap = plan["max_participations"] if plan and plan["cohorts"] == "visible" else None
+def at_most(plan, rounds):  # of so many rounds of one run, those that a device is charged for
+    cap = plan["max_participations"] if plan["cohorts"] == "visible" else None
     return rounds if cap is None else min(rounds, cap)
 
 
@@ -76,10 +84,10 @@ for number, line in enumerate(open(sys.argv[1], encoding="utf-8"), 1):
         reserved[entry["reservation"]] = None
 charged = Counter()
 for (_, plan, event), count in Counter(filter(None, reserved.values())).items():
-    charged[event] += at_most(plans.get(plan), count)
-spent, budget = epsilon(charged, campaign["delta"]), campaign["epsilon"]
-mixed = len(+charged) > 1 and budget and epsilon(fixed, campaign["delta"]) > budget
-if charged - fixed or mixed:  # not planned before the first release: a filter of one order kept the budget
+    charged[event] += at_most(plans[plan], count) if plan in plans else count
+spent, limit = epsilon(charged, campaign["delta"]), campaign["epsilon"]
+mixed = limit is not None and len(charged) > 1 and epsilon(fixed, campaign["delta"]) > limit
+if charged - fixed or mixed:  # not all was planned before the first release: a filter of one order kept the budget
     order = campaign["filter_order"] or sys.exit("not planned, and no filter: no figure holds")
-    spent = max(campaign["epsilon"], epsilon(charged, campaign["delta"], [order]))
+    spent = max(limit, epsilon(charged, campaign["delta"], [order]))
 print(f"epsilon {spent:.9f} at delta {campaign['delta']:g}, row {number} has hash {previous}")

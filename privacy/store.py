@@ -63,6 +63,11 @@ def is_address(text: str) -> bool:
     return bool(re.match(r"(?i)(postgres[a-z0-9+.-]*:|[a-z][a-z0-9+.-]+:/)|.*\bpassword\s*=", text))
 
 
+def tells_password(text: str) -> bool:
+    """Whether an address holds a password, so that it must not be written down."""
+    return is_address(text) and bool(re.search(r"(?i)://[^@]*:[^@]*@|password\s*=", text))
+
+
 def open_store(address: Path | str, create: bool, readonly: bool) -> Store:
     """The store at an address.
 

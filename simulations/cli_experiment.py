@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from sottovoce.privacy.store import is_address
 from sottovoce.simulations.experiment import parse_override
 
 SHORTCUTS = {
@@ -23,7 +24,7 @@ SHORTCUTS = {
 
 def _absolute(context: click.Context, option: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001 - click's
     """A path that means the same from every folder."""
-    return value if value is None or value.startswith("postgresql://") else str(Path(value).resolve())
+    return value if value is None or is_address(value) else str(Path(value).resolve())
 
 
 _OPTIONS = (

@@ -18,7 +18,6 @@ from sottovoce.privacy.ledger import Ledger
 from sottovoce.privacy.statement import Statement, statement
 from sottovoce.privacy.store import is_address
 from sottovoce.simulations.cli_options import PATH, as_json, print_json
-from sottovoce.simulations.folder import RunFolder
 
 SHOWN_HASH = 12
 """Letters of a hash in a table."""
@@ -26,12 +25,14 @@ SHOWN_HASH = 12
 
 def _place(context: click.Context, argument: click.Parameter, value: str) -> Path | str:  # noqa: ARG001 - click's
     """A ledger's file; or its address on a server, which is no path and must stay as it is."""
-    if is_address(value):
-        return value
-    if not Path(value).is_dir():
-        return Path(value)
-    folder = RunFolder(Path(value))
-    return folder.ledger if folder.experiment_file.is_file() else folder.path / "ledger.db"
+    path = Path(value)
+    if is_address(value) or not path.is_dir():
+        return value if is_address(value) else path
+    if not (path / "experiment.toml").is_file():
+        return path / "ledger.db"
+    from sottovoce.simulations.folder import RunFolder  # loads torch, which only training needs
+
+    return RunFolder(path).ledger
 
 
 @click.group()
@@ -131,7 +132,8 @@ def export(place: Path | str, out: Path, restricted: Path | None, json_output: b
             opened.export_restricted(restricted)
         head = opened.head()
     if json_output:
-        print_json({"length": head.length, "hash": head.hash, "out": out, "restricted": restricted})
+        secret = None if restricted is None else str(restricted)
+        print_json({"length": head.length, "hash": head.hash, "out": str(out), "restricted": secret})
         return
     click.echo(f"{out}: {head.length:,} rows, head {head.length}:{head.hash}")
     if restricted is not None:

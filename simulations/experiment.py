@@ -18,6 +18,7 @@ from sottovoce.client.fleet import LocalTraining
 from sottovoce.models.ranker import RankerConfig
 from sottovoce.privacy.errors import ConfigError
 from sottovoce.privacy.record import RecordTarget
+from sottovoce.privacy.store import tells_password
 from sottovoce.server.optimizer import ServerOptimizer
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -87,6 +88,8 @@ class PrivacyTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise ValueError(f"delta = {self.delta} is not between {LEAST_DELTA:g} and 1")
         if math.isinf(self.epsilon) != (self.noise == "none"):
             raise ValueError("epsilon = inf and noise = 'none' go together: both or neither")
+        if tells_password(self.ledger):
+            raise ValueError("ledger holds a password, which the run folder would tell: use ~/.pgpass or PGPASSWORD")
         if self.cap and self.sampling != "truncated_poisson":
             raise ValueError(f"cap = {self.cap} needs sampling = 'truncated_poisson'")
 

@@ -12,6 +12,7 @@ import msgspec
 from sottovoce.models.atomic import write_atomically
 from sottovoce.privacy.audit import AuditReport, audit
 from sottovoce.privacy.errors import CheckpointError, ConfigError, SottovoceError
+from sottovoce.privacy.store import is_address
 from sottovoce.server import checkpoint
 from sottovoce.server.round import RoundRecord
 from sottovoce.simulations.experiment import Experiment, compose
@@ -60,7 +61,7 @@ class RunFolder:
             ConfigError: not a run folder.
         """
         shared = self.experiment().privacy.ledger
-        if shared.startswith("postgresql://"):
+        if is_address(shared):
             return shared
         return Path(shared) if shared else self.path / "ledger.db"
 

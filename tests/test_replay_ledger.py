@@ -59,7 +59,7 @@ def spend(ledger, *plans, rounds, epsilon=20.0, register=True):
 def selected(ledger):
     """Random stopping, which only Renyi DP knows."""
     best = RepeatAndSelect(event=POISSON.event(), rounds=20, mean=5.0, shape=0.0)
-    ledger.open_campaign(20.0, 1e-5, 600)
+    ledger.open_campaign(100.0, 1e-5, 600)
     ledger.plan({"selection": 1}, best, 1)
     ledger.plan(TRUNCATED.settings(), TRUNCATED.event(), 1)
     (chosen, cut) = ledger.book().plans
@@ -78,6 +78,14 @@ def pure(ledger):
         ledger.reserve("run", round, VISIBLE.event(), visible, "eval", "secure")
 
 
+def planned_over_budget(ledger):
+    """Plans that do not fit together leave a choice, which only a filter can judge."""
+    ledger.open_campaign(2.0, 1e-5, 600, filter_order=8.0)
+    for plan in (POISSON, VISIBLE):
+        ledger.plan(plan.settings(), plan.event(), plan.rounds, plan.cohorts, plan.max_participations)
+        ledger.reserve("run", 0, plan.event(), plan.digest(), plan.purpose, "secure")
+
+
 CASES = {
     "nothing": lambda ledger: ledger.open_campaign(4.0, 1e-5, 600),
     "one plan": lambda ledger: spend(ledger, POISSON, rounds=200),
@@ -88,6 +96,7 @@ CASES = {
     "no noise": lambda ledger: spend(ledger, BARE, rounds=3, epsilon=float("inf")),
     "selected": selected,
     "pure": pure,
+    "planned over budget": planned_over_budget,
 }
 
 

@@ -133,3 +133,20 @@ def test_every_setting_appears_in_the_printed_experiment():
         struct = getattr(Experiment(), section) if section else Experiment()
         for name in struct.__struct_fields__:
             assert f"{name} = " in printed or f"[{name}]" in printed or f"[{section}.{name}]" in printed
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["postgresql://ann:hunter2@host/db", "postgresql://ann@host/db?password=hunter2", "postgres://:hunter2@h"],
+)
+def test_a_password_is_not_written_into_run_folders(address):
+    with pytest.raises(ConfigError, match="holds a password") as caught:
+        compose(None, [("privacy.ledger", address)])
+    assert "hunter2" not in f"{caught.value.what} {caught.value.todo}"
+
+
+@pytest.mark.parametrize(
+    "place", ["", "shared.db", "/a:b@c/ledger.db", "postgresql://ann@host:5432/db", "postgresql://[::1]:5432/db"]
+)
+def test_a_shared_ledger_is_named_without_one(place):
+    assert compose(None, [("privacy.ledger", place)]).privacy.ledger == place
