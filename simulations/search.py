@@ -21,6 +21,9 @@ from sottovoce.simulations.experiment import Experiment, composed, read
 VARIES = ("server.", "local.", "model.")
 """Sections whose settings say how a model learns, and nothing of what is released, how often or about whom."""
 
+RECORD = "local.record"
+"""The exception among them: it decides about the record-level event, which devices account for themselves."""
+
 MOST = 10_000
 """Combinations that are checked before anything is paid for."""
 
@@ -80,7 +83,7 @@ def read_search(file: Path, overrides: Sequence[tuple[str, Any]]) -> Search:
         raise ConfigError(f"{file}: no [grid]", 'add one, for example: [grid] "server.learning_rate" = [0.02, 0.05]')
     grid = dict(_flat(found, ""))
     for key, values in grid.items():
-        if not key.startswith(VARIES) and key != "privacy.clip_norm":
+        if (not key.startswith(VARIES) or key.startswith(RECORD)) and key != "privacy.clip_norm":
             raise ConfigError(
                 f"[grid] {key}: may not vary between the runs of one selection",
                 "vary server.*, local.*, model.* and privacy.clip_norm: what decides about the event, the data or the "

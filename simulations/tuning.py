@@ -27,6 +27,7 @@ from sottovoce.privacy.selection import Selection, SelectionPlan
 from sottovoce.simulations.dataset import Dataset
 from sottovoce.simulations.experiment import Experiment
 from sottovoce.simulations.folder import RunFolder
+from sottovoce.simulations.queries import measurement_plans
 from sottovoce.simulations.run import Trained, begin, budget_of, go_on, measure, plan_for
 from sottovoce.simulations.search import Search
 from sottovoce.simulations.tuning_folder import make_private, promote, record_file, trials_folder, write_record
@@ -53,9 +54,15 @@ def require_private(search: Search) -> None:
     """Refuse runs whose number cannot be hidden, or that have nothing to hide.
 
     Raises:
-        ConfigError: no noise, or visible cohorts.
+        ConfigError: no noise, visible cohorts, or a record-level guarantee, which every run would use up.
     """
     target = search.base.privacy
+    if search.base.local.record is not None:
+        raise ConfigError(
+            "local.record: each run of a selection costs every record anew, and random stopping hides none of it from "
+            "whoever sees the updates",
+            "leave local.record out of the grid's file, and train with the chosen settings and record-level noise",
+        )
     if target.noise == "none":
         raise ConfigError(
             "runs without noise cannot be selected from privately",
@@ -164,7 +171,7 @@ def tune(
 def _pay(search: Search, plan: SelectionPlan, ledger: Ledger, entropy: Entropy) -> tuple[Reservation, float]:
     """Debit the whole selection, and write down every mechanism that a run may have; also what was spent then."""
     budget = budget_of(search.base, ledger)
-    budget.register(plan)
+    budget.register(plan, *measurement_plans(search.base, plan.population).values())
     with ledger.exclusive():
         paid = budget.reserve(plan, secrets.token_hex(8), 1, entropy.kind)
         # After the first release these plans count for nothing by themselves; the winner's is looked up by its digest.

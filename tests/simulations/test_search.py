@@ -58,6 +58,8 @@ def test_runs_draw_every_combination_equally_often_and_independently(written):
         "privacy.mechanism",
         "privacy.cohorts",
         "privacy.ledger",
+        "local.record.epsilon",
+        "measure.quality",
         "rounds",
         "seed",
         "data.devices",

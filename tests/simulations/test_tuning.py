@@ -22,6 +22,7 @@ from sottovoce.simulations.cli import run as command
 from sottovoce.simulations.folder import RunFolder
 from sottovoce.simulations.grid import InProcessGrid
 from sottovoce.simulations.loading import load
+from sottovoce.simulations.queries import measurement_plans
 from sottovoce.simulations.results import finish, read_results
 from sottovoce.simulations.run import go_on, nodes, train, trained
 from sottovoce.simulations.search import Search, read_search
@@ -156,6 +157,21 @@ def test_on_a_campaign_ledger_the_selection_is_one_release_among_others(go, data
         go(tmp_path / "again", noise="secure", changes=[("privacy.ledger", str(shared))])
     assert audit(shared).purposes == {"tuning": 1}
     assert {path.name for path in (tmp_path / "again").iterdir()} == {"experiment.toml"}  # nothing there was paid for
+
+
+def test_measurements_planned_with_a_selection_share_its_budget_and_count_as_planned(file, dataset, tmp_path):
+    search = read_search(file, [("measure.quality", 1)])
+    plan, folder = selection_plan(search, dataset.train.devices, 5), RunFolder(tmp_path / "run")
+    folder.create(search.base)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SelectionPlan, "draw", lambda plan, source: 1)
+        tune(lambda chosen: opened(chosen, dataset), search, plan, dataset, None, folder, BEGAN)
+    quality = measurement_plans(search.base, dataset.train.devices)["quality"]
+    with Ledger.open(folder.ledger) as ledger:
+        Budget.of(ledger).reserve(quality, "measured", 1, "secure")
+    found, _ = folder.audit()
+    assert (found.purposes, found.adaptive, found.guarantee) == ({"tuning": 1, "metric": 1}, False, True)
+    assert published(plan.charged(), 1e-3)[0] < found.epsilon <= 4.0
 
 
 # Which run wins
@@ -399,7 +415,11 @@ def test_a_crash_between_the_winner_and_its_row_is_made_good_by_resuming(go, dat
 
 @pytest.mark.parametrize(
     ("key", "value", "words"),
-    [("privacy.noise", "none", "without noise"), ("privacy.cohorts", "visible", "how many runs there are")],
+    [
+        ("privacy.noise", "none", "without noise"),
+        ("privacy.cohorts", "visible", "how many runs there are"),
+        ("local.record", {}, "every record anew"),
+    ],
 )
 def test_a_selection_that_could_hide_nothing_is_refused(file, key, value, words):
     changes = [(key, value)] + ([("privacy.epsilon", float("inf"))] if value == "none" else [])
