@@ -92,19 +92,17 @@ class CountPlan:
         return digest(self.settings())
 
     def release(self, total: npt.ArrayLike, paid: Reservation, source: Source) -> Counts:
-        """The noisy counts, see `release_counts`.
+        """The noisy counts, see `noisy_counts`.
 
         Raises:
             ValueError: the reservation is for another plan.
         """
         if paid.plan_hash != self.digest():
             raise ValueError("the reservation pays for another plan")
-        return release_counts(total, self.micro_epsilon, self.l1_bound, paid, source)
+        return noisy_counts(total, self.micro_epsilon, self.l1_bound, source)
 
 
-def release_counts(
-    total: npt.ArrayLike, micro_epsilon: int, l1_bound: int, paid: Reservation, source: Source
-) -> Counts:
+def noisy_counts(total: npt.ArrayLike, micro_epsilon: int, l1_bound: int, source: Source) -> Counts:
     """Whole counts plus two-sided geometric noise of scale l1_bound / epsilon on each.
 
     Args:
@@ -112,16 +110,15 @@ def release_counts(
             in absolute value, all together.
         micro_epsilon: epsilon in millionths.
         l1_bound: see `total`.
-        paid: proof that a ledger was debited; each pays for one release. `CountPlan.release` checks for what.
         source: fair bits, never used for anything else.
 
     Raises:
-        TypeError: `total` does not hold whole numbers, or `paid` is no reservation.
+        TypeError: `total` does not hold whole numbers.
         ValueError: a bound below 1, or a count beyond 2**40.
     """
     counts = np.asarray(total)
-    if counts.dtype.kind not in "iu" or not isinstance(paid, Reservation):
-        raise TypeError("needs whole numbers and a reservation")
+    if counts.dtype.kind not in "iu":
+        raise TypeError("needs whole numbers")
     if micro_epsilon < 1 or not 1 <= l1_bound <= MOST:
         raise ValueError(f"needs micro_epsilon and l1_bound of 1 or more, got {micro_epsilon} and {l1_bound}")
     if counts.size and not -MOST <= int(counts.min()) <= int(counts.max()) <= MOST:

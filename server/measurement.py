@@ -6,8 +6,8 @@ hidden by Gaussian noise. Silence and unusable answers count as zero; noise and 
 
 import hashlib
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -75,8 +75,12 @@ class Release:
     dropped: tuple[str, ...]
 
 
-Keep = Callable[[Floats, Reservation], bytes]
-"""Keeps a noisy sum on disk, and returns what was written."""
+class Keep(Protocol):
+    """Keeps a noisy sum on disk."""
+
+    def __call__(self, total: Floats, paid: Reservation, /) -> bytes:
+        """What was written."""
+        ...
 
 
 def measure(

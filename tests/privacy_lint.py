@@ -28,7 +28,7 @@ DRAWS = {
 }
 """Last part of the names by which numpy, torch, scipy and the standard library draw noise."""
 
-RELEASES = {"release_sum", "release_sum_discrete"}
+RELEASES = {"release_sum", "release_sum_discrete", "noisy_counts"}
 LEDGER = ("privacy/ledger.py", "privacy/reading.py")
 """Where reservations are made: written, and read back."""
 

@@ -286,8 +286,8 @@ def test_without_noise_quality_is_exact_but_for_bins(dataset, tmp_path):
     measured = ask(tmp_path / "run", "quality", chosen, dataset)
     assert measured.noise == "none"
     assert measured.figures.rows.value == exact.rows
-    assert measured.figures.auc.value == pytest.approx(exact.auc, abs=0.01)
-    assert measured.figures.log_loss.value == pytest.approx(exact.log_loss, abs=0.005)
+    assert measured.figures.auc.value == pytest.approx(exact.auc, abs=0.02)
+    assert measured.figures.log_loss.value == pytest.approx(exact.log_loss, abs=0.01)
     ads = ask(tmp_path / "run", "popularity", chosen, dataset).figures.ads
     assert sum(ad.impressions.value for ad in ads) == dataset.train.rows
 

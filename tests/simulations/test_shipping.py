@@ -54,7 +54,7 @@ def test_the_passport_names_the_sampling_and_the_noise_of_the_plan(tmp_path):
     with Ledger.open(tmp_path / "ledger.db", create=True) as ledger:
         Budget(100.0, PLAN.delta, ledger).reserve(plan, "run", 1, "secure")
     proof = passport(audit(tmp_path / "ledger.db"), plan, ["the moon is made of cheese"])
-    assert (proof.sampling, proof.mechanism, proof.accountant) == ("truncated_poisson", "discrete_gaussian", "pld")
+    assert (proof.sampling, proof.mechanism, proof.accountant) == ("truncated_poisson", "discrete_gaussian", "PLD")
     assert proof.label.endswith("; the moon is made of cheese")
 
 
