@@ -19,7 +19,7 @@ from sottovoce.privacy.chain import Head
 from sottovoce.privacy.claim import WARNING, DeviceClaim, Observer
 from sottovoce.privacy.cross_check import cross_check
 from sottovoce.privacy.errors import LedgerError
-from sottovoce.privacy.events import Event, NoiseKind, NonPrivate, Pure
+from sottovoce.privacy.events import Event, NoiseKind, NonPrivate, Pure, RepeatAndSelect
 from sottovoce.privacy.filter import fixed_beforehand, spent_epsilon
 from sottovoce.privacy.ledger import Ledger
 from sottovoce.privacy.realised import Observed, counted, observe
@@ -45,6 +45,12 @@ ASSUMPTIONS = (
     "a run that stopped early did not stop because of what it had released",
 )
 """What no ledger can enforce, but every figure rests on."""
+
+SELECTION = (
+    "the best of several runs was chosen by public rows or a private score, and nobody learnt how many runs there "
+    "were, nor saw their cohorts"
+)
+"""The same, where random stopping was used."""
 
 
 class AuditReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -229,8 +235,13 @@ def _report(
         period=list(book.period),
         claims=_claims(figures, delta, guarantee, bool(fallback), book) if whole and delta else [],
         findings=findings,
-        assumptions=list(ASSUMPTIONS),
+        assumptions=_assumptions(book),
     )
+
+
+def _assumptions(book: Book) -> list[str]:
+    selected = any(isinstance(event, RepeatAndSelect) for event in +book.spent)
+    return [*ASSUMPTIONS, SELECTION] if selected else list(ASSUMPTIONS)
 
 
 def _noise(book: Book) -> NoiseKind:

@@ -204,7 +204,7 @@ def _implementation(report: AuditReport, about: About, known: Publisher) -> Impl
         justification=(
             "The budget was fixed before the first release, and a release that would exceed it is refused. Zero-out "
             "adjacency, because the number of enrolled devices is public. The whole device is the unit, because one "
-            "device holds many records. PLD, because it is an upper bound and the tightest of those compared."
+            f"device holds many records. {_why(report)}"
         ),
         utility="Not part of the audit.",
         additional_information=_bullets(
@@ -214,6 +214,13 @@ def _implementation(report: AuditReport, about: About, known: Publisher) -> Impl
             *(f"Not stated by the deployer. {told}." for told in known.unstated()),
         ),
     )
+
+
+def _why(report: AuditReport) -> str:
+    """Why this accountant."""
+    if report.accountant == "PLD":
+        return "PLD, because it is an upper bound and the tightest of those compared."
+    return f"The accountant is {report.accountant}: PLD does not cover what was released."
 
 
 def _clean(words: str) -> str:

@@ -84,14 +84,14 @@ HAZARDS = (
     Hazard(
         "low-order bits of floating-point noise give the sum away",
         "built in",
-        "four draws for each number, and sum and noise are rounded together to a public grid",
+        "sum and noise are rounded together to a public grid, or exact whole numbers are drawn (discrete_gaussian)",
         "privacy/noise.py",
     ),
     Hazard(
         "rounding after clipping makes an update larger than the bound",
         "checked",
-        "the coordinator drops a sum above its bound, with a slack of 1e-5 for float32 that no figure accounts for",
-        "client/message.py",
+        "the coordinator drops a sum above its bound, with a slack of 1e-5 for float32 that the noise is scaled for",
+        "privacy/clip.py",
     ),
     Hazard(
         "quantization calibrated on people's data after training",
@@ -102,13 +102,13 @@ HAZARDS = (
     Hazard(
         "metrics, evaluation and early stopping that nobody counted",
         "open",
-        "devices report no loss, but held-out figures of a simulation are exact and outside the ledger",
+        "`sottovoce measure` releases them through the budget; held-out figures of a simulation stay exact and outside",
         "docs/threat-model.md",
     ),
     Hazard(
         "tuning runs forgotten",
         "open",
-        "runs of one campaign share its ledger, tuning included; runs made elsewhere cannot be seen",
+        "a fourth tuning run is refused and `sottovoce tune` pays for all at once; runs made elsewhere cannot be seen",
         "privacy/ledger.py",
     ),
     Hazard(
@@ -144,14 +144,14 @@ HAZARDS = (
     Hazard(
         "local noise scaled by a formula that holds for small epsilon only",
         "built in",
-        "devices add no noise, and nothing is claimed against the coordinator",
-        "client/fleet.py",
+        "a device that adds noise is accounted by PLD, for one record, under a label of its own",
+        "privacy/record.py",
     ),
     Hazard(
         "something called a privacy filter that is none",
         "built in",
-        "the sum of a round is released by one function only, which asks for the row of the ledger that paid",
-        "server/optimizer.py",
+        "the filter is the published theorem at an order fixed beforehand, and nothing else is called one",
+        "privacy/filter.py",
     ),
     Hazard(
         "one device answers twice or late",
