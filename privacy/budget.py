@@ -84,9 +84,9 @@ class Budget:
     def register(self, *plans: Plan) -> None:
         """Verify that whole plans fit together into what is left, and write them down; opens the campaign if need be.
 
-        Until the first release, plans are verified together with those that were registered before; those that stand in
-        the ledger already are not verified again. Register everything that a campaign will release before its first
-        release: what is planned later counts as chosen after seeing results, and costs more.
+        Until the first release, plans are verified together with those that were registered before; what those cover
+        already is not verified again. Register everything that a campaign will release before its first release: what
+        is planned later counts as chosen after seeing results, and costs more.
 
         Raises:
             BudgetError: together they would overspend; nothing was written.
@@ -99,11 +99,12 @@ class Budget:
             self.open(plans[0].population, *plans)
             new = [plan for plan in plans if plan.digest() not in book.plans]
             charge: Counter[Event] = sum((Counter(plan.charged()) for plan in new), Counter())
+            beyond = charge - (book.fixed - book.spent)
             if not book.releases:
-                charge += book.fixed
+                charge = beyond + book.fixed
             for plan in plans:
                 self._write(plan)
-            refused = next(self._refusals(book, charge, {"": 1}), None) if new else None
+            refused = next(self._refusals(book, charge, {"": 1}), None) if beyond else None
             if refused:
                 raise BudgetError(
                     f"{sum(plan.rounds for plan in new)} planned releases would exceed {refused}",

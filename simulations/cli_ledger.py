@@ -6,6 +6,7 @@ others can read the password: better leave it out and put it into ~/.pgpass.
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -17,6 +18,7 @@ from sottovoce.privacy.errors import ConfigError
 from sottovoce.privacy.ledger import Ledger
 from sottovoce.privacy.statement import Statement, statement
 from sottovoce.privacy.store import is_address
+from sottovoce.simulations.cli_experiment import experiment_options, overridden
 from sottovoce.simulations.cli_options import PATH, as_json, print_json
 
 SHOWN_HASH = 12
@@ -72,6 +74,45 @@ def open_ledger(
         print_json(found)
     else:
         _show_campaign(found)
+
+
+@ledger.command("plan")
+@click.argument("place", metavar="LEDGER", callback=_place)
+@click.argument("experiment", required=False, type=PATH)
+@click.option("--runs", type=click.IntRange(1, 1000), default=1, show_default=True, help="Runs of this experiment.")
+@experiment_options
+@as_json
+def plan_runs(
+    place: Path | str,
+    experiment: Path | None,
+    runs: int,
+    settings: tuple[str, ...],
+    json_output: bool,
+    **shortcuts: str | float | None,
+) -> None:
+    """Plan runs before the first release of a campaign, so that they are added up by PLD.
+
+    EXPERIMENT is a TOML file, as for `simulate`. A run with another epsilon, other rounds or another sampling rate is
+    another plan. What was not planned before the first release is judged by a stricter rule.
+    """
+    from sottovoce.simulations.experiment import compose  # not part of the device runtime
+    from sottovoce.simulations.queries import measurement_plans
+    from sottovoce.simulations.run import plan_for
+
+    chosen = compose(experiment, overridden(settings, shortcuts))
+    with Ledger.open(place) as opened:
+        budget = Budget.of(opened)
+        campaign = opened.book().campaign
+        people = campaign.population if campaign else 0
+        plans = [plan_for(chosen, people), *measurement_plans(chosen, people).values()]
+        budget.register(*(replace(plan, rounds=plan.rounds * runs) for plan in plans))
+        found = statement(opened)
+    if json_output:
+        print_json(found)
+        return
+    _show_campaign(found)
+    for planned in found.plans:
+        click.echo(f"plan {planned.plan_hash[:SHOWN_HASH]}: {planned.mechanism}, {planned.planned:,} releases")
 
 
 @ledger.command()

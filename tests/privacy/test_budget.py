@@ -378,3 +378,15 @@ def test_plans_over_budget_are_refused_whole_and_leave_the_ledger_as_it_was(ledg
     assert ledger.verify().length == 0
     budget.register(PLAN)
     assert ledger.verify().length == 2
+
+
+def test_runs_that_an_earlier_plan_covers_need_no_room_of_their_own(ledger):
+    budget = Budget(pld(150), 1e-5, ledger)
+    budget.register(replace(PLAN, rounds=150))
+    for run in range(3):
+        budget.register(PLAN)
+        assert spend(budget, run=f"run-{run}", limit=50) == 50
+    assert fixed_beforehand(ledger.book())
+    assert budget.spent().epsilon == pld(150)
+    with pytest.raises(BudgetError):
+        budget.reserve(PLAN, "run-3", 0, "secure")

@@ -309,3 +309,26 @@ def test_an_address_with_a_password_is_shown_without_it(call):
     told = call("audit", "postgresql://ann:hunter2@127.0.0.1:1/db")
     refused(told)
     assert "hunter2" not in told[2]
+
+
+RUN = ("--data", "market", "--rounds", "5", "--epsilon", "1", "--delta", "1e-5", "--set", "measure.quality=1")
+
+
+def test_runs_planned_together_are_verified_together_and_written_down(call, tmp_path):
+    place = tmp_path / "team.db"
+    assert call("ledger", "open", place, *GOOD)[0] == 0
+    code, out, err = call("ledger", "plan", place, *RUN, "--runs", "2", "--json")
+    assert (code, err) == (0, "")
+    assert sorted(plan["planned"] for plan in json.loads(out)["plans"]) == [2, 10]
+    with Ledger.open(place) as ledger:
+        assert sorted(ledger.book().fixed.values()) == [2, 10]
+        before = ledger.head()
+    refused(call("ledger", "plan", place, *RUN, "--runs", "40"), "would exceed epsilon 4")
+    refused(call("ledger", "plan", tmp_path / "none.db", *RUN), "none.db")
+    with Ledger.open(place) as ledger:
+        assert ledger.head() == before
+
+
+def test_a_campaign_must_be_open_before_runs_are_planned(call, tmp_path):
+    Ledger.open(tmp_path / "empty.db", create=True).close()
+    refused(call("ledger", "plan", tmp_path / "empty.db", *RUN), "no campaign")
