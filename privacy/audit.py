@@ -16,11 +16,12 @@ import msgspec
 from sottovoce.privacy import accountant
 from sottovoce.privacy.book import Book
 from sottovoce.privacy.chain import Head
-from sottovoce.privacy.claim import WARNING, DeviceClaim, Observer
+from sottovoce.privacy.claim import DeviceClaim, Observer
 from sottovoce.privacy.cross_check import cross_check
 from sottovoce.privacy.errors import LedgerError
-from sottovoce.privacy.events import Event, NoiseKind, NonPrivate, Pure, RepeatAndSelect
+from sottovoce.privacy.events import Event, NoiseKind, NonPrivate, Pure
 from sottovoce.privacy.filter import fixed_beforehand, spent_epsilon
+from sottovoce.privacy.findings import assumptions, disagreements, fallen_conditions, remarks
 from sottovoce.privacy.ledger import Ledger
 from sottovoce.privacy.realised import Observed, counted, observe
 from sottovoce.privacy.record import record_claim
@@ -35,22 +36,6 @@ from sottovoce.privacy.spending import (
     sensitivities,
     spends,
 )
-
-ASSUMPTIONS = (
-    "cohorts stay secret from an outsider: logs, traffic and bills show nobody who took part",
-    "the coordinator is honest: it clips, samples and adds noise as the ledger says",
-    "no other ledger covers the same devices: two campaigns on the same people add up",
-    "one person has one device, and the number of enrolled devices is public",
-    "whether a device can be reached does not depend on its data",
-    "a run that stopped early did not stop because of what it had released",
-)
-"""What no ledger can enforce, but every figure rests on."""
-
-SELECTION = (
-    "the best of several runs was chosen by public rows or a private score, and nobody learnt how many runs there "
-    "were, nor saw their cohorts"
-)
-"""The same, where random stopping was used."""
 
 
 class AuditReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -194,12 +179,12 @@ def _report(
     path: list[CurvePoint] | None = None,
 ) -> AuditReport:
     campaign, noise = book.campaign, _noise(book)
-    fallback = _fallback(book, noise, observed or [])
+    fallback = fallen_conditions(book, noise, observed or [])
     headline = figures.inside if fallback else figures.outside
     adaptive = not fixed_beforehand(book)
     guarded = not adaptive or (campaign is not None and campaign.filter_order is not None)
     guarantee = headline < math.inf and whole and noise == "secure" and guarded
-    findings += _disagreements(figures.checks) + _remarks(book, noise, figures.outside, fallback)
+    findings += disagreements(figures.checks) + remarks(book, noise, figures.outside, fallback)
     delta = campaign.delta if campaign else None
     known = whole and campaign is not None
     return AuditReport(
@@ -235,13 +220,8 @@ def _report(
         period=list(book.period),
         claims=_claims(figures, delta, guarantee, bool(fallback), book) if whole and delta else [],
         findings=findings,
-        assumptions=_assumptions(book),
+        assumptions=assumptions(book),
     )
-
-
-def _assumptions(book: Book) -> list[str]:
-    selected = any(isinstance(event, RepeatAndSelect) for event in +book.spent)
-    return [*ASSUMPTIONS, SELECTION] if selected else list(ASSUMPTIONS)
 
 
 def _noise(book: Book) -> NoiseKind:
@@ -249,19 +229,6 @@ def _noise(book: Book) -> NoiseKind:
     if book.noise["none"] or not book.releases:
         return "none"
     return "seeded" if book.noise["seeded"] else "secure"
-
-
-def _fallback(book: Book, noise: NoiseKind, observed: list[Observed]) -> list[str]:
-    """Every condition of amplification by sampling that does not hold."""
-    reasons = []
-    if noise == "seeded":
-        reasons.append("cohorts were drawn from a seed: whoever has it knows who took part")
-    used = {plan_hash for (_, plan_hash, _, _), count in book.uses.items() if count}
-    if any(book.plans[plan_hash].cohorts == "visible" for plan_hash in used & book.plans.keys()):
-        reasons.append("the cohorts of a plan are visible to others")
-    if any("epsilon is understated" in alarm for one in observed for alarm in one.alarms):
-        reasons.append("devices were drawn more often than planned")
-    return reasons
 
 
 def _rho(exposure: dict[Event, int]) -> float | None:
@@ -299,46 +266,3 @@ def _claims(figures: _Figures, delta: float, guarantee: bool, fell_back: bool, b
         guarantee=guarantee and figures.inside < math.inf,
     )
     return [str(inside)] if fell_back else [str(outside), str(inside)]
-
-
-def _disagreements(checks: dict[str, float | None]) -> list[str]:
-    """Where independent accountants contradict the published figure."""
-    pld, rdp, prv = checks.get("pld"), checks.get("rdp"), checks.get("opacus_prv")
-    found = []
-    if pld is not None and rdp is not None and pld > rdp + 1e-3:
-        found.append(f"accountants disagree: PLD {pld:.4f} is above RDP {rdp:.4f}")
-    if pld is not None and prv is not None and not pld - 1e-3 <= prv <= pld + 0.02:
-        found.append(f"accountants disagree: Opacus PRV {prv:.4f} is not within [PLD, PLD + 0.02], PLD {pld:.4f}")
-    return found
-
-
-def _remarks(book: Book, noise: NoiseKind, outside: float, fallback: list[str]) -> list[str]:
-    """What a privacy team must know about a ledger that reads well."""
-    found = []
-    rounds = book.releases
-    if rounds and noise == "none":
-        found.append(f"{WARNING}: {book.noise['none']} of {rounds} releases had no noise")
-    if rounds and noise == "seeded":
-        found.append(f"{WARNING}: {book.noise['seeded']} of {rounds} releases used reproducible noise and cohorts")
-    found += [f"sampling is not counted: {reason}" for reason in fallback]
-    campaign = book.campaign
-    if campaign and campaign.epsilon is not None and campaign.epsilon < outside < math.inf:
-        found.append(f"overspent: epsilon {outside:.4f} is above the budget {campaign.epsilon:g}")
-    if campaign and not campaign.delta < 1 / campaign.population:
-        found.append(f"delta {campaign.delta:g} is not below 1/population")
-    if campaign and campaign.delta < 1 / campaign.population <= campaign.delta ** (1 / 1.1):
-        found.append(f"delta {campaign.delta:g} is above 1/population**1.1, which is large for this population")
-    if book.states["RESERVED"]:
-        found.append(f"{book.states['RESERVED']} reservations were never settled; they count as spent")
-    if book.states["SPENT_ON_CRASH"]:
-        found.append(f"{book.states['SPENT_ON_CRASH']} releases may have been lost in a crash; they count as spent")
-    if not fixed_beforehand(book):
-        found.append("something was released that was not planned before the first release: " + _adaptive(book))
-    return found
-
-
-def _adaptive(book: Book) -> str:
-    campaign = book.campaign
-    if campaign is None or campaign.filter_order is None:
-        return "the figure holds only if it was not chosen after seeing one"
-    return f"the guarantee is the budget, kept by a Renyi filter of order {campaign.filter_order:g}"
