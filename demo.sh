@@ -9,7 +9,7 @@ say() { printf '\n== %s\n$ %s\n' "$1" "$2"; }
 say "train across 20,000 simulated devices, device-level epsilon 4" "sottovoce simulate --data market --out $run"
 sottovoce simulate --data market --out "$run"
 
-say "what did that cost? recomputed from the ledger alone" "sottovoce audit $run"
+say "what did that cost? recomputed from the ledger, then measured" "sottovoce audit $run"
 sottovoce audit "$run"
 
 say "quantize, export to ONNX and TFLite, compare, sign" "sottovoce release $run"
