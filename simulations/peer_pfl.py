@@ -125,6 +125,11 @@ class Pfl:
                 send_metrics_to_platform=False,
             )
 
+    def parameters(self) -> Total:
+        """The model as it is now."""
+        now = self._model.get_parameters()
+        return {name: now[f"weights.{_flat(name)}"].numpy() for name in self._work.parameters}
+
     def _with_noise(self, multiplier: float) -> SimulatedBackend:
         mechanism = CentrallyAppliedPrivacyMechanism(GaussianMechanism(self._work.clip_norm, multiplier))
         return SimulatedBackend(training_data=self._users, val_data=None, postprocessors=[mechanism])
