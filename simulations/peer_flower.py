@@ -7,13 +7,16 @@ the actors train, the strategy clips, averages and adds noise. Every actor keeps
 Source: Beutel et al. 2020, arXiv:2007.14390.
 """
 
+import contextlib
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -63,19 +66,38 @@ def flower_rounds(devices: int, rounds: int) -> FlowerRounds:
         out, log = Path(folder, "rounds.npz"), Path(folder, "log")
         program = f"from {__name__} import simulate; simulate({devices}, {rounds}, {str(out)!r}, {time.monotonic()})"
         environment = os.environ | {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
-        with log.open("wb") as stream:
-            done = subprocess.run(
-                [sys.executable, "-c", program], env=environment, stdout=stream, stderr=stream, check=False
-            )
-        if done.returncode or not out.exists():
+        code = _alone([sys.executable, "-c", program], environment, log)
+        if code or not out.exists():
             last = log.read_text(errors="replace").strip().rpartition("\n")[2]
             raise SottovoceError(
-                f"Flower's simulation ended with code {done.returncode}: {last}",
+                f"Flower's simulation ended with code {code}: {last}",
                 "see whether Ray starts on this machine, or leave flower out of --against",
             )
         with np.load(out) as found:
             total = {name: found[name] for name in found.files if name not in ("seconds", "start_up_s")}
             return FlowerRounds(total, found["seconds"].tolist(), float(found["start_up_s"]))
+
+
+def _alone(command: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
+    """Run a program with all that it starts in a process group of its own, which ends with it; its exit code."""
+    with (
+        log.open("wb") as stream,
+        subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=stream, stderr=stream, start_new_session=True
+        ) as child,
+    ):
+        try:
+            return child.wait()
+        finally:
+            # Ray's helpers outlive a driver that was killed.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+
+
+def _end_with_the_caller() -> None:
+    """The caller holds the other end of standard input: when it is gone, nobody wants these figures."""
+    sys.stdin.buffer.read()
+    os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def simulate(devices: int, rounds: int, out: str, began: float) -> None:
@@ -87,6 +109,7 @@ def simulate(devices: int, rounds: int, out: str, began: float) -> None:
         out: an .npz file.
         began: when the caller began, by `time.monotonic`.
     """
+    threading.Thread(target=_end_with_the_caller, daemon=True).start()
     # Flower logs a line per device and round, which would be timed.
     logging.getLogger("flwr").setLevel(logging.WARNING)
     torch.set_num_threads(1)
