@@ -96,7 +96,9 @@ def _alone(command: Sequence[str], environment: Mapping[str, str], log: Path) ->
 
 def _end_with_the_caller() -> None:
     """The caller holds the other end of standard input: when it is gone, nobody wants these figures."""
-    sys.stdin.buffer.read()
+    # Not through sys.stdin, whose lock this thread would still hold when the interpreter shuts down.
+    while os.read(0, 1):
+        pass
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
