@@ -39,7 +39,7 @@ def fleet(devices: int, repeats: int, against: str, json_output: bool) -> None:
         return
     click.echo(
         f"{result.parameters:,} parameters; {devices:,} devices, {result.examples_per_device} examples each, "
-        f"{result.local_steps} local steps"
+        f"{result.local_steps} local steps; {repeats} timed rounds of each"
     )
     click.echo(
         f"{'ms per device and round':24}{'median':>9}{'least ... most':>20}{'cores':>7}{'/ fleet':>9}{'per core':>10}"
