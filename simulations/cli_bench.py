@@ -1,29 +1,22 @@
 """`bench`: speed, measured side by side in one run. Absolute figures belong to a machine; ratios travel better."""
 
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 import numpy as np
 
-from sottovoce.client.fleet import LocalTraining, fleet_update
 from sottovoce.models.bundle import unpack
-from sottovoce.models.ranker import RankerConfig, initial
 from sottovoce.models.request import random_requests
 from sottovoce.models.schema import load_schema
-from sottovoce.privacy.clip import clip_factors
 from sottovoce.privacy.errors import DeviceError
-from sottovoce.simulations.alone import train_alone
 from sottovoce.simulations.cli_options import PATH, as_json, print_json, torch_threads
+from sottovoce.simulations.fleet_bench import bench as bench_fleet
+from sottovoce.simulations.fleet_bench import parse_peers
 from sottovoce.simulations.latency import SIZES, measure
 from sottovoce.simulations.ledger_bench import Effort
 from sottovoce.simulations.ledger_bench import bench as bench_ledger
-from sottovoce.simulations.market import load
 from sottovoce.simulations.runtimes import callers
-
-LOOPED = 40
-"""Devices that the loop trains per repetition; it is too slow for more."""
 
 
 @click.group()
@@ -32,52 +25,35 @@ def bench() -> None:
 
 
 @bench.command()
-@click.option("--devices", type=click.IntRange(min=LOOPED), default=2000, show_default=True, help="Devices a round.")
-@click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option("--devices", type=click.IntRange(min=8), default=400, show_default=True, help="Devices a round.")
+@click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True, help="Timed rounds of each.")
+@click.option("--against", default="loop", show_default=True, help="Comma list of flower, pfl and loop.")
 @as_json
-def fleet(devices: int, repeats: int, json_output: bool) -> None:
-    """Milliseconds per device and round: the fleet against one device after the other, interleaved."""
-    dataset = load(devices, seed=0)
-    config, training = RankerConfig(), LocalTraining()
-    parameters = initial(dataset.schema, config, seed=0)
-    everyone = np.flatnonzero(np.diff(dataset.train.offsets))
-    some = everyone[:: max(1, len(everyone) // LOOPED)][:LOOPED]
-    times: dict[str, list[float]] = {"fleet": [], "loop": []}
-    difference = 0.0
+def fleet(devices: int, repeats: int, against: str, json_output: bool) -> None:
+    """Milliseconds per device and round: the fleet against others, side by side on the same work."""
+    peers = parse_peers(against)
     with torch_threads(1):
-        for _ in range(repeats):
-            began = time.perf_counter()
-            fleet_update(parameters, dataset.train, dataset.schema, config, training, 1.0, everyone)
-            times["fleet"].append((time.perf_counter() - began) * 1e3 / len(everyone))
-            began = time.perf_counter()
-            total = {name: np.zeros(value.shape) for name, value in parameters.items()}
-            for device in some:
-                update = train_alone(parameters, dataset.train, int(device), dataset.schema, config, training)
-                norm = np.sqrt(sum(float(np.square(value).sum()) for value in update.values()))
-                for name, value in update.items():
-                    total[name] += value * clip_factors(np.array([norm]), 1.0)[0]
-            times["loop"].append((time.perf_counter() - began) * 1e3 / len(some))
-            same = fleet_update(parameters, dataset.train, dataset.schema, config, training, 1.0, some).total
-            difference = max(difference, *(float(np.abs(same[name] - total[name]).max()) for name in total))
-    medians = {name: float(np.median(values)) for name, values in times.items()}
-    ratios = [loop / ours for loop, ours in zip(times["loop"], times["fleet"], strict=True)]
-    result = {
-        "ms_per_device_round": {name: round(value, 4) for name, value in medians.items()},
-        "ratio": {"loop": round(float(np.median(ratios)), 1)},
-        "ratio_range": {"loop": [round(min(ratios), 1), round(max(ratios), 1)]},
-        "max_abs_diff": difference,
-        "devices": len(everyone),
-        "threads": 1,
-    }
+        result = bench_fleet(devices, repeats, peers, lambda what: click.echo(f"... {what}", err=True))
     if json_output:
         print_json(result)
         return
-    click.echo(f"{len(everyone):,} market devices, {training.steps} local steps, one thread")
-    for name, median in medians.items():
-        spread = f"{min(times[name]):.3f} ... {max(times[name]):.3f}"
-        click.echo(f"  {name:6}{median:9.3f} ms per device and round   ({spread} over {repeats} repeats)")
-    click.echo(f"  loop / fleet {np.median(ratios):.0f} ({min(ratios):.0f} ... {max(ratios):.0f})")
-    click.echo(f"  largest difference between the two sums of {len(some)} updates: {difference:.1e}")
+    click.echo(
+        f"{result.parameters:,} parameters; {devices:,} devices, {result.examples_per_device} examples each, "
+        f"{result.local_steps} local steps; {repeats} timed rounds of each"
+    )
+    click.echo(
+        f"{'ms per device and round':24}{'median':>9}{'least ... most':>20}{'cores':>7}{'/ fleet':>9}{'per core':>10}"
+    )
+    for name, median in result.ms_per_device_round.items():
+        spread = "{:.3f} ... {:.3f}".format(*result.ms_range[name])
+        ratios = f"{result.ratio[name]:9.1f}{result.ratio_per_core[name]:10.1f}" if name in result.ratio else ""
+        click.echo(f"  {name:22}{median:9.3f}{spread:>20}{result.cores[name]:7}{ratios}")
+    for name, value in result.start_up_s.items():
+        click.echo(f"  not counted: {value:.1f} s until the first timed round of {name}")
+    click.echo(
+        f"largest difference between two sums of clipped updates: {result.max_abs_diff:.1e}, "
+        f"entries up to {result.largest_entry:.3g}"
+    )
 
 
 @bench.command()
