@@ -108,17 +108,20 @@ def sweep(
     dataset = load(asked.base.data, data_dir, None)
     require_measurable(dataset)
     runs = folder.runs(asked)
-    plans = plans_of(runs, dataset.train.devices)
-    expected = planned_price(asked, plans)
-    require_fits(asked, expected)
-    _begin(folder, asked, plans)
+    left = [run for run in runs if folder.outcome(run) is None]
+    jobs = [] if folder.baselines() or not baselines else [Job("baselines", folder.baselines_file, None)]
+    if left:
+        plans = plans_of(runs, dataset.train.devices)
+        expected = planned_price(asked, plans)
+        require_fits(asked, expected)
+        _announce(say, dataset.train.devices, asked, len(runs), len(left), expected)
+        _begin(folder, asked, plans)
+        jobs += _jobs(folder, left, expected)
     with folder.locked():
-        jobs = _jobs(folder, runs, expected, baselines)
-        crew = min(workers or CORES, max(1, len(jobs)))
-        _announce(say, dataset.train.devices, asked, len(runs), len(jobs), crew, expected)
         data = DatasetFacts(dataset.name, dataset.train.devices, dataset.train.rows, dataset.licence)
         del dataset  # each worker loads its own
         failures: list[Event] = []
+        crew = min(workers or CORES, max(1, len(jobs)))
         with _Progress(say, folder, runs, failures) as shown:
             try:
                 work(jobs, crew, asked.base.data, data_dir, shown.hear, shown.stopping)
@@ -153,25 +156,22 @@ def _begin(folder: SweepFolder, asked: Sweep, plans: Sequence[Sequence[Mechanism
         raise
 
 
-def _jobs(folder: SweepFolder, runs: Sequence[SweptRun], expected: Price, baselines: bool) -> list[Job]:
+def _jobs(folder: SweepFolder, left: Sequence[SweptRun], expected: Price) -> list[Job]:
     """What is left to do: half-done runs first, since they end first."""
     lines = [LOOKED_AT]
     if not expected.covered and expected.runs > 1:
         lines.insert(0, f"one run of a sweep: {expected.headline}")
-    left = [run for run in runs if folder.outcome(run) is None]
-    left.sort(key=lambda run: not folder.run(run.name).experiment_file.exists())
-    jobs = [Job(run.name, folder.run(run.name).path, run.experiment, tuple(lines)) for run in left]
-    if baselines and folder.baselines() is None:
-        jobs.insert(0, Job("baselines", folder.baselines_file, None))
-    return jobs
+    order = sorted(left, key=lambda run: not folder.run(run.name).experiment_file.exists())
+    return [Job(run.name, folder.run(run.name).path, run.experiment, tuple(lines)) for run in order]
 
 
-def _announce(say: Console, devices: int, asked: Sweep, runs: int, jobs: int, crew: int, expected: Price) -> None:
+def _announce(say: Console, devices: int, asked: Sweep, runs: int, left: int, expected: Price) -> None:
     """What will be done, and what it costs."""
     settings = sum(1 for _ in asked.settings())
+    finished = f"; {runs - left} are finished" if left < runs else ""
     say.print(
         f"{asked.base.data.name}: {devices:,} devices, {runs} runs ({settings} settings, {asked.seeds} seeds) of "
-        f"{asked.base.rounds} rounds, {crew} side by side" + (f"; {jobs} jobs are left" if jobs < runs else ""),
+        f"{asked.base.rounds} rounds{finished}",
         markup=False,
     )
     say.print(expected.forecast, style=None if expected.covered else "bold red", markup=False)
@@ -233,7 +233,7 @@ def _interrupted(say: Console, folder: SweepFolder, asked: Sweep, runs: Sequence
 def _unfinished(folder: SweepFolder, failures: Sequence[Event]) -> SottovoceError:
     """Which jobs are not done, and why."""
     what = "; ".join(f"{event.job.name}: {event.what}" for event in failures)
-    todo = "; ".join(dict.fromkeys(event.todo for event in failures if event.todo))
+    todo = "".join(f"{todo}; then " for todo in dict.fromkeys(event.todo for event in failures if event.todo))
     return SottovoceError(
-        f"{len(failures)} not finished: {what}", f"{todo}; then go on with: sottovoce sweep --resume {folder.path}"
+        f"{len(failures)} not finished: {what}", f"{todo}go on with: sottovoce sweep --resume {folder.path}"
     )

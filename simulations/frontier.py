@@ -21,14 +21,16 @@ from sottovoce.simulations.sweep_price import Price
 from sottovoce.simulations.sweep_summary import Line, Outcome
 
 WIDTH = 640
-LEFT, RIGHT, TOP, BOTTOM = 56, 462, 58, 288
+LEFT, RIGHT, TOP, BOTTOM = 52, 466, 58, 288
+EDGE = 8
+"""Where lines of text begin."""
 MARGIN = 26
 """From the ends of the axis to the outermost points."""
 NOISELESS = 84
 """Between the largest epsilon and the place without noise."""
 APART = 30
 """Least distance between two ticks with labels."""
-LETTERS = 108
+LETTERS = 94
 """In a line of the text below."""
 
 DRAWN = ("random", "popularity", "central FM, k=16")
@@ -57,8 +59,8 @@ def frontier(
     setting_at = {line.setting: place for line, place in zip(lines, x, strict=True)}
     finite = [(line, place) for line, place in zip(lines, x, strict=True) if line.epsilon is not None]
     parts = [
-        f'<text class="title" x="{LEFT - 40}" y="18">{text(title)}</text>',
-        f'<text class="quiet" x="{LEFT - 40}" y="38">primary on held-out rows (mean of GAUC and nDCG@5; '
+        f'<text class="title" x="{EDGE}" y="18">{text(title)}</text>',
+        f'<text class="quiet" x="{EDGE}" y="38">primary on held-out rows (mean of GAUC and nDCG@5; '
         f"higher is better)</text>",
         *_axes(lines, x, y, price.delta),
     ]
@@ -78,10 +80,10 @@ def frontier(
     parts += _labels(lines[-1], levels, y)
     told = _below(lines, price)
     parts += [
-        f'<text class="quiet" x="{LEFT - 40}" y="{BOTTOM + 62 + 15 * row}">{text(line)}</text>'
+        f'<text class="quiet" x="{EDGE}" y="{BOTTOM + 62 + 15 * row}">{text(line)}</text>'
         for row, line in enumerate(told)
     ]
-    height = BOTTOM + 62 + 15 * len(told)
+    height = BOTTOM + 58 + 15 * len(told)
     story = " ".join([f"{title}.", *(f"{line.label}: primary {number(line.primary, 4)}." for line in lines), *told])
     head = f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{text(story)}">'
     return f"{head}{''.join(parts)}</svg>"
@@ -136,10 +138,9 @@ def _axes(lines: Sequence[Line], x: Sequence[float], y: Scale, delta: float) -> 
             name = "no noise" if line.epsilon is None else f"{line.epsilon:g}"
             parts.append(f'<text class="tick middle" x="{place:.1f}" y="{BOTTOM + 18}">{name}</text>')
             last = place
-    middle = (LEFT + (end if noiseless else RIGHT)) / 2
-    told = f"epsilon of one run, per device at delta {delta:g} (log scale; smaller is more private)"
+    told = f"epsilon of one run per device at delta {delta:g}, log scale"
     if finite:
-        parts.append(f'<text class="tick middle" x="{max(middle, 230):.1f}" y="{BOTTOM + 37}">{text(told)}</text>')
+        parts.append(f'<text class="tick middle" x="{(LEFT + RIGHT) / 2}" y="{BOTTOM + 38}">{text(told)}</text>')
     return parts
 
 

@@ -74,7 +74,8 @@ def sweep_page(facts: SweepFacts) -> str:
         f"<main>{unfinished}<section><h2>Result</h2>{figure}{_summary(facts)}"
         '<p class="note">Primary is the mean of GAUC and nDCG@5. Its confidence interval is that of the mean, by '
         "Student t over seeds: it says how far training runs differ by initial weights, cohorts and noise on these "
-        "held-out rows, not how far other devices would move the figure. Log loss is in nats. Seconds are those of training.</p>"
+        "held-out rows, not how far other devices would move the figure. Log loss is in nats. Seconds are those of "
+        "training.</p>"
         f"</section>\n<section><h2>Privacy</h2><ul>{said}</ul></section>\n"
         f"<section><h2>Every run</h2>{_runs(facts)}</section>\n"
         f'<section><h2>What was asked for</h2><pre tabindex="0">{text(facts.record)}</pre></section></main>\n'

@@ -111,7 +111,7 @@ def show(console: Console, facts: SweepFacts) -> None:
         means = (f"{value:.4f}" for value in (line.auc, line.gauc, line.ndcg_at_5, line.log_loss))
         table.add_row(line.label, str(line.seeds), *primary, *means, f"{line.seconds:.1f}", style="bold")
     # As wide as it is: a terminal that is narrower breaks lines, but no figure is cut.
-    wide = Measurement.get(console, console.options.update(max_width=400), table).maximum
-    console.print(table, width=max(wide, console.width), crop=False, no_wrap=True, overflow="ignore")
+    console.width = max(console.width, Measurement.get(console, console.options.update(max_width=400), table).maximum)
+    console.print(table, crop=False)
     for said in facts.price.lines():
         console.print(said, markup=False, soft_wrap=True)

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import FrameType
 
@@ -78,6 +79,8 @@ def _unheard_interrupt() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
+    # Starting the first child also starts this one, which lets the signal through again when it is up.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -162,7 +165,7 @@ def _hear(crew: list[_Worker], on_event: Callable[[Event], None]) -> None:
             crew.remove(worker)
             worker.connection.close()
             if job is not None:
-                on_event(Event(job, "died", what=_death(worker.process.exitcode), todo="run the same command again"))
+                on_event(Event(job, "died", what=_death(worker.process.exitcode)))
             continue
         if job is None:
             continue
