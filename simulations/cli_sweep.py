@@ -142,18 +142,13 @@ def sweep(
 
 
 def _begin(folder: SweepFolder, asked: Sweep, plans: Sequence[Sequence[MechanismPlan]]) -> None:
-    """Write down what is asked for, and plan it where one campaign pays; a refusal leaves nothing behind."""
-    fresh = not folder.record_file.exists()
-    folder.create(asked)
+    """Plan all runs where one campaign pays, and write down what is asked for; a refusal leaves nothing behind."""
     ledger = folder.ledger(asked)
-    if ledger is None:
-        return
-    try:
+    if ledger is not None and asked.base.privacy.ledger:
         open_campaign(asked, ledger, plans)
-    except SottovoceError:
-        if fresh:
-            folder.forget()
-        raise
+    folder.create(asked)
+    if ledger is not None and not asked.base.privacy.ledger:
+        open_campaign(asked, ledger, plans)
 
 
 def _jobs(folder: SweepFolder, left: Sequence[SweptRun], expected: Price) -> list[Job]:

@@ -4,7 +4,6 @@ The question is written before the first run and never changes: the same questio
 on with the others; another one is refused.
 """
 
-import contextlib
 import hashlib
 import math
 import tomllib
@@ -128,12 +127,6 @@ class SweepFolder:
                 write_atomically(self.record_file, _told(sweep).encode())
         except OSError as error:
             raise ConfigError(f"{self.path}: {error.strerror}", "choose a folder you may write to") from error
-
-    def forget(self) -> None:
-        """Remove the record of a sweep that was refused before its first run, and the folder if it held only that."""
-        self.record_file.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self.path.rmdir()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
