@@ -27,31 +27,46 @@ def _absolute(context: click.Context, option: click.Parameter, value: str | None
     return value if value is None or is_address(value) else str(Path(value).resolve())
 
 
-_OPTIONS = (
-    click.option("--data", type=click.Choice(["market", "kuairand", "movietweetings", "completejourney", "table"])),
-    click.option("--devices", type=int, help="Devices of the synthetic market."),
-    click.option("--rounds", type=int),
-    click.option("--epsilon", type=float, help="Budget; the noise is found for it. inf trains without noise."),
-    click.option("--delta", type=float, help="Chance with which the guarantee may fail."),
-    click.option("--noise", type=click.Choice(["secure", "seeded", "none"])),
-    click.option(
+_OPTIONS = {
+    "data": click.option(
+        "--data", type=click.Choice(["market", "kuairand", "movietweetings", "completejourney", "table"])
+    ),
+    "devices": click.option("--devices", type=int, help="Devices of the synthetic market."),
+    "rounds": click.option("--rounds", type=int),
+    "epsilon": click.option(
+        "--epsilon", type=float, help="Budget; the noise is found for it. inf trains without noise."
+    ),
+    "delta": click.option("--delta", type=float, help="Chance with which the guarantee may fail."),
+    "noise": click.option("--noise", type=click.Choice(["secure", "seeded", "none"])),
+    "ledger": click.option(
         "--ledger",
         metavar="LEDGER",
         callback=_absolute,
         help="Ledger of a campaign that several runs share: a file or a postgresql:// address. [default: its own]",
     ),
-    click.option("--seed", type=int, help="Of the initial weights; with --noise seeded, of everything."),
-    click.option(
+    "seed": click.option("--seed", type=int, help="Of the initial weights; with --noise seeded, of everything."),
+    "set": click.option(
         "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any key of the experiment; repeatable."
     ),
-)
+}
 
 
 def experiment_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Shortcuts for the usual keys, and `--set` for any; the command gets `settings` and one argument a shortcut."""
-    for option in reversed(_OPTIONS):
+    for option in reversed(_OPTIONS.values()):
         command = option(command)
     return command
+
+
+def experiment_options_without(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The same, without some shortcuts, for which a command has options of its own."""
+
+    def decorated(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name, option in reversed(_OPTIONS.items()):
+            command = command if name in names else option(command)
+        return command
+
+    return decorated
 
 
 def overridden(settings: Sequence[str], shortcuts: Mapping[str, str | float | None]) -> list[tuple[str, Any]]:
@@ -63,8 +78,8 @@ def overridden(settings: Sequence[str], shortcuts: Mapping[str, str | float | No
     overrides: list[tuple[str, Any]] = [
         (SHORTCUTS[name], value) for name, value in shortcuts.items() if value is not None
     ]
-    if shortcuts["epsilon"] == float("inf") and shortcuts["noise"] is None:
+    if shortcuts.get("epsilon") == float("inf") and shortcuts["noise"] is None:
         overrides.append(("privacy.noise", "none"))
-    if shortcuts["noise"] == "none" and shortcuts["epsilon"] is None:
+    if shortcuts["noise"] == "none" and shortcuts.get("epsilon") is None:
         overrides.append(("privacy.epsilon", float("inf")))
     return overrides + [parse_override(text) for text in settings]

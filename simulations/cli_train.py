@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import click
+import msgspec
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -11,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from sottovoce.client.examples import Examples
 from sottovoce.client.scoring import score
 from sottovoce.privacy.errors import DataError, SottovoceError
+from sottovoce.simulations.bootstrap import Interval, intervals
 from sottovoce.simulations.cli_experiment import experiment_options, overridden
 from sottovoce.simulations.cli_options import PATH, as_json, data_dir, print_json, torch_threads
 from sottovoce.simulations.dataset import Dataset
@@ -163,12 +165,30 @@ class _Bar:
             (self._bar.console if self._say.is_terminal else self._say).print(line + quality)
 
 
+FIGURES = {
+    "AUC": "auc",
+    "GAUC": "gauc",
+    "nDCG@5": "ndcg@5",
+    "primary": "primary",
+    "log loss": "log_loss",
+    "calibration error": "calibration_error",
+}
+"""What `evaluate` prints, by its keys in JSON."""
+
+
 @click.command()
 @click.argument("run", type=PATH)
 @click.option("--impressions", "file", type=PATH, help="Rows to score. [default: the run's held-out rows]")
+@click.option(
+    "--bootstrap",
+    "resamples",
+    type=click.IntRange(100, 100_000),
+    metavar="N",
+    help="Also 95 % intervals, from N times drawing devices with replacement; the same N gives the same intervals.",
+)
 @data_dir
 @as_json
-def evaluate(run: Path, file: Path | None, data_dir: Path | None, json_output: bool) -> None:
+def evaluate(run: Path, file: Path | None, resamples: int | None, data_dir: Path | None, json_output: bool) -> None:
     """Score a run's model on held-out impressions.
 
     Each row is scored with its device's training rows as history; labels of the scored file are never read as features.
@@ -180,18 +200,27 @@ def evaluate(run: Path, file: Path | None, data_dir: Path | None, json_output: b
     model = trained(chosen, dataset, folder)
     chances = score(model.parameters, dataset.schema, chosen.model, dataset.train, rows)
     metrics: Metrics = evaluate_scores(chances[:, 0], rows.labels[:, 0], rows.owners)
+    spread: dict[str, Interval] = {}
+    if resamples is not None:
+        spread = intervals(chances[:, 0], rows.labels[:, 0], rows.owners, resamples, np.random.default_rng(0))
     for note in model.notes:
         click.echo(f"note: {note}", err=True)
+    told = msgspec.to_builtins(metrics)
     if json_output:
-        print_json(metrics)
+        print_json({**told, "intervals": spread, "resamples": resamples} if spread else told)
         return
-    for name, value in (
-        ("AUC", metrics.auc),
-        ("GAUC", metrics.gauc),
-        ("nDCG@5", metrics.ndcg_at_5),
-        ("primary", metrics.primary),
-        ("log loss", metrics.log_loss),
-        ("calibration error", metrics.calibration_error),
-    ):
-        click.echo(f"{name:18}{value:.4f}")
+    for name, key in FIGURES.items():
+        click.echo(f"{name:18}{told[key]:.4f}{_within(spread.get(key))}")
     click.echo(f"{'devices, rows':18}{metrics.devices:,}, {metrics.rows:,}  (model of round {model.rounds})")
+    if spread:
+        click.echo(f"95 % intervals by drawing the devices {resamples:,} times; another training run would differ too")
+
+
+def _within(found: Interval | None) -> str:
+    """An interval beside its figure; a warning where many resamples had too few positives to have one."""
+    if found is None:
+        return ""
+    if not found.defined:
+        return "  no interval: too few positives"
+    sparse = f"  ({1 - found.defined:.0%} of the drawings had none)" if found.defined < 1 else ""
+    return f"  {found.low:.4f} to {found.high:.4f}{sparse}"

@@ -33,6 +33,32 @@ class Point(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     metrics: Metrics | None = None
 
 
+@contextmanager
+def locked(file: Path, refusal: str) -> Iterator[None]:
+    """Keep other processes out; the system lifts the lock when the process ends.
+
+    Raises:
+        ConfigError: another process holds the lock, which `refusal` says, or the file cannot be read.
+    """
+    if sys.platform == "win32":  # it has no such lock; there the ledger alone keeps two coordinators apart
+        yield
+        return
+    import fcntl
+
+    try:
+        handle = os.open(file, os.O_RDONLY)
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}", "make the file readable") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(refusal, "wait for it, or end it") from None
+        yield
+    finally:
+        os.close(handle)
+
+
 @dataclass(frozen=True, slots=True)
 class RunFolder:
     """Paths of a run.
@@ -130,23 +156,8 @@ class RunFolder:
         Raises:
             ConfigError: another process trains here.
         """
-        if sys.platform == "win32":  # it has no such lock; there the ledger alone keeps two coordinators apart
+        with locked(self.experiment_file, f"{self.path}: another process trains there"):
             yield
-            return
-        import fcntl
-
-        try:
-            handle = os.open(self.experiment_file, os.O_RDONLY)
-        except OSError as error:
-            raise ConfigError(f"{self.experiment_file}: {error.strerror}", "make the file readable") from error
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise ConfigError(f"{self.path}: another process trains there", "wait for it, or end it") from None
-            yield
-        finally:
-            os.close(handle)
 
     def experiment(self) -> Experiment:
         """What the run was asked to do.

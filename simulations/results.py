@@ -109,7 +109,7 @@ def finish(
     folder: RunFolder,
     model: Trained,
     found: AuditReport,
-    baselines: bool,
+    with_baselines: bool,
     created: datetime | None = None,
 ) -> Results:
     """Judge the model, write `results.json` and the report; a release made from the very same ledger stays in both.
@@ -127,7 +127,7 @@ def finish(
         rounds=model.rounds,
         notes=(*model.notes, *assumptions(folder)),
         metrics=evaluate(chances, labels, owners),
-        baselines=_baselines(dataset, owners) if baselines else {},
+        baselines=baselines(dataset) if with_baselines else {},
         calibration=calibration_curve(chances, labels),
         audit=found,
         record_claim=_record_claim(experiment, dataset, folder),
@@ -148,7 +148,7 @@ def _record_claim(experiment: Experiment, dataset: Dataset, folder: RunFolder) -
     return None if own is None else str(own.claim(noise_kind=entropy_of(experiment).kind))
 
 
-def _baselines(dataset: Dataset, owners: np.ndarray) -> dict[str, Metrics]:
+def baselines(dataset: Dataset) -> dict[str, Metrics]:
     """Chance, popularity and a centralised factorization machine on the same rows; the truth where it is known."""
     train, valid = dataset.train, dataset.valid
     scores = {
@@ -158,7 +158,7 @@ def _baselines(dataset: Dataset, owners: np.ndarray) -> dict[str, Metrics]:
     }
     if dataset.truth is not None:
         scores["true probabilities"] = dataset.truth[:, 0]
-    return {name: evaluate(values, valid.labels[:, 0], owners) for name, values in scores.items()}
+    return {name: evaluate(values, valid.labels[:, 0], valid.owners) for name, values in scores.items()}
 
 
 class Made(msgspec.Struct, frozen=True):

@@ -1,12 +1,40 @@
 """The look of the report: one style sheet for desk, phone, dark rooms and paper, with the system's own fonts."""
 
-STYLE = """
+LIGHT = """--paper: #fff; --ink: #1b1f24; --quiet: #59636e; --rule: #d8dde3; --faint: #edf0f3; --wash: #f6f8fa;
+  --main: #1a5fb4; --second: #b3500b; --bad: #b3121d; --good: #1a7436;"""
+"""Colours by day; blue and orange, which differ for every kind of colour blindness, carry the lines of charts."""
+
+DARK = """--paper: #14171b; --ink: #e6e9ed; --quiet: #9aa4af; --rule: #363d46; --faint: #262c33; --wash: #1c2127;
+  --main: #78aeff; --second: #f0a05a; --bad: #ff8189; --good: #6fd08c;"""
+"""The same by night."""
+
+CHARTS = """svg text { font-size: 12px; fill: var(--ink); font-variant-numeric: tabular-nums; }
+svg .tick, svg .quiet { fill: var(--quiet); } svg .quiet { font-size: 11px; }
+svg .end { text-anchor: end; } svg .middle { text-anchor: middle; }
+svg path { fill: none; }
+svg .grid { stroke: var(--faint); } svg .mark { stroke: var(--quiet); }
+svg .level { stroke: var(--quiet); stroke-dasharray: 3 3; } svg .stick { stroke: var(--main); stroke-opacity: .45; }
+svg .line { stroke-width: 2; stroke-linejoin: round; }
+svg .dense { stroke-width: 1; }
+svg .line.main { stroke: var(--main); } svg .line.second { stroke: var(--second); }
+svg circle.main, svg text.main { fill: var(--main); } svg circle.second, svg text.second { fill: var(--second); }
+svg text.main, svg text.second { font-weight: 600; }
+svg .band { fill: var(--main); fill-opacity: .16; } svg .title { font-size: 14px; font-weight: 600; }
+svg circle.hollow { fill: var(--paper); stroke: var(--main); }
+.frontier svg { min-width: 560px; max-width: 820px; }
+"""
+"""How the classes of charts look, on a page or in a file of their own."""
+
+STYLE = (
+    """
 :root { color-scheme: light dark;
-  --paper: #fff; --ink: #1b1f24; --quiet: #59636e; --rule: #d8dde3; --faint: #edf0f3; --wash: #f6f8fa;
-  --main: #1a5fb4; --second: #b3500b; --bad: #b3121d; --good: #1a7436; }
+  """
+    + LIGHT
+    + """ }
 @media (prefers-color-scheme: dark) { :root {
-  --paper: #14171b; --ink: #e6e9ed; --quiet: #9aa4af; --rule: #363d46; --faint: #262c33; --wash: #1c2127;
-  --main: #78aeff; --second: #f0a05a; --bad: #ff8189; --good: #6fd08c; } }
+  """
+    + DARK
+    + """ } }
 * { box-sizing: border-box; }
 html { overflow-x: clip; -webkit-text-size-adjust: 100%; }
 body { margin: 0 auto; max-width: 1000px; padding: 0 20px 48px; background: var(--paper); color: var(--ink);
@@ -38,18 +66,9 @@ h3 { margin: 8px 0 0; line-height: 1.5; } ul + h3, p + h3, .facts + h3 { margin-
 figure { margin: 8px 0 0; break-inside: avoid; }
 figcaption, caption, h3 { padding-bottom: 6px; font-weight: 600; font-size: .95rem; text-align: left; }
 svg { display: block; width: 100%; max-width: 520px; height: auto; }
-svg text { font-size: 12px; fill: var(--ink); font-variant-numeric: tabular-nums; }
-svg .tick, svg .quiet { fill: var(--quiet); } svg .quiet { font-size: 11px; }
-svg .end { text-anchor: end; } svg .middle { text-anchor: middle; }
-svg path { fill: none; }
-svg .grid { stroke: var(--faint); } svg .mark { stroke: var(--quiet); }
-svg .level { stroke: var(--quiet); stroke-dasharray: 3 3; } svg .stick { stroke: var(--main); stroke-opacity: .45; }
-svg .line { stroke-width: 2; stroke-linejoin: round; }
-svg .dense { stroke-width: 1; }
-svg .line.main { stroke: var(--main); } svg .line.second { stroke: var(--second); }
-svg circle.main, svg text.main { fill: var(--main); } svg circle.second, svg text.second { fill: var(--second); }
-svg text.main, svg text.second { font-weight: 600; }
-.scroll { overflow-x: auto; margin: 8px 0 16px; break-inside: avoid; }
+"""
+    + CHARTS
+    + """.scroll { overflow-x: auto; margin: 8px 0 16px; break-inside: avoid; }
 table { border-collapse: collapse; min-width: 100%; font-size: .93rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 6px 10px; border-bottom: 1px solid var(--rule); text-align: right; vertical-align: baseline;
   white-space: nowrap; overflow-wrap: normal; }
@@ -83,6 +102,7 @@ footer { margin-top: 44px; padding-top: 14px; border-top: 1px solid var(--rule);
   .pair { grid-template-columns: 1fr 1fr; } svg text { font-size: 14px; } svg .quiet { font-size: 11.5px; }
   .tiles { grid-template-columns: repeat(auto-fit, minmax(105px, 1fr)); } @page { margin: 16mm 14mm; } }
 """
+)
 
 PRINTED_ALARM = '@media print { @page { @top-center { content: "SIMULATION: NO GUARANTEE"; color: #a0101a; } } }'
 """Added to the style of a run without guarantee: the words on every printed page."""

@@ -54,17 +54,27 @@ def require_untouched(folder: RunFolder) -> None:
 
 
 def assumptions(folder: RunFolder) -> tuple[str, ...]:
-    """What the epsilon of a selection rests on besides the ledger's assumptions; empty for any other run.
+    """What the epsilon of a selection, or of one run of a sweep, rests on besides the ledger's assumptions.
+
+    Empty for any other run.
 
     Raises:
-        ConfigError: the record of the selection cannot be read.
+        ConfigError: the record of the selection or of the sweep cannot be read.
     """
-    if not record_file(folder).exists():
-        return ()
-    told = read(record_file(folder)).get("assumes")
-    if not isinstance(told, list) or not all(isinstance(line, str) for line in told):
-        raise ConfigError(f"{record_file(folder)}: assumes is not a list of lines", "restore the file from a copy")
-    return tuple(told)
+    found: list[str] = []
+    for file in (record_file(folder), sweep_record(folder)):
+        if not file.exists():
+            continue
+        told = read(file).get("assumes")
+        if not isinstance(told, list) or not all(isinstance(line, str) for line in told):
+            raise ConfigError(f"{file}: assumes is not a list of lines", "restore the file from a copy")
+        found += told
+    return tuple(found)
+
+
+def sweep_record(folder: RunFolder) -> Path:
+    """What a run of a sweep must say of itself: that others were made beside it."""
+    return folder.path / "swept.toml"
 
 
 def record_file(folder: RunFolder) -> Path:

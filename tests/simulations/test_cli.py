@@ -85,6 +85,7 @@ USAGE = [
     ["tune"],
     ["tune", "grid.toml", "--runs", "1"],
     ["evaluate"],
+    ["evaluate", "run", "--bootstrap", "99"],
     ["release", "run", "--version", "0"],
     ["release", "run", "--expires-days", "0"],
     ["release", "run", "--expires-days", "1000000000"],
@@ -332,6 +333,22 @@ def test_evaluate_prints_exactly_the_metrics(call, finished):
     assert told.keys() == {"auc", "gauc", "ndcg@5", "primary", "log_loss", "calibration_error", "devices", "rows"}
     results = json.loads((finished / "results.json").read_bytes())
     assert told == results["metrics"]
+
+
+def test_evaluate_gives_an_interval_around_each_figure_and_the_same_one_again(call, finished):
+    code, out, err = call("evaluate", finished, "--bootstrap", "200", "--json")
+    told = json.loads(out)
+    assert (code, err, told["resamples"]) == (0, "", 200)
+    plain = json.loads(call("evaluate", finished, "--json")[1])
+    assert {key: told[key] for key in plain} == plain
+    assert set(told["intervals"]) == set(plain) - {"devices", "rows"}
+    for key in ("auc", "gauc", "ndcg@5", "primary", "log_loss"):
+        found = told["intervals"][key]
+        assert found["low"] < told[key] < found["high"]
+    code, out, _ = call("evaluate", finished, "--bootstrap", "200")
+    low, high = told["intervals"]["primary"]["low"], told["intervals"]["primary"]["high"]
+    assert f"primary           {told['primary']:.4f}  {low:.4f} to {high:.4f}" in out
+    assert "drawing the devices 200 times" in out
 
 
 def test_evaluate_refuses_what_it_cannot_score(call, finished, tmp_path):
