@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sottovoce.client.examples import Examples
-from sottovoce.client.fleet import LocalTraining, flatten_tables, fleet_update, pad
+from sottovoce.client.fleet import LocalTraining, fleet_update
+from sottovoce.client.scoring import pad
 from sottovoce.models.ranker import RankerConfig, initial, interest, logits
 from sottovoce.models.schema import Feature, FeatureSchema
 from sottovoce.simulations.alone import train_alone
@@ -171,10 +172,7 @@ def test_a_row_sees_earlier_rows_of_its_own_device_and_nothing_else():
     def scores(labels):
         changed = Examples(rows.offsets, rows.device, rows.context, rows.ad, labels, rows.catalogue)
         batch, _, _ = pad(changed, made, max_rows=64)
-        flat, _, row = flatten_tables(batch, made.rows)
-        seen = interest(batch, made.outcome_row("click"))
-        local = {**values, "table": values["table"][torch.from_numpy(row)]}
-        return logits(local, flat, seen, CONFIG)[..., 0].detach().numpy()
+        return logits(values, batch, interest(batch, made.outcome_row("click")), CONFIG)[..., 0].detach().numpy()
 
     before = scores(rows.labels)
     flipped = rows.labels.copy()
