@@ -11,6 +11,7 @@ from torch import Tensor
 from sottovoce.client.cohort_batches import CohortBatch
 from sottovoce.client.local_steps import LocalSteps
 from sottovoce.client.stacked_weights import InputLayout, Table, Weights
+from sottovoce.client.workspace import Workspace
 from sottovoce.privacy.clip import clip_factors
 
 
@@ -22,23 +23,27 @@ class LocalUpdates:
         learnt: their weights after training.
         shared: dense weights that they started from.
         table: embeddings that they started from.
+        buffer: memory to use; the updates live there until the next batch.
 
     Attributes:
         norms: (D,) L2 norm of each whole update; NaN or infinite where it is not finite.
     """
 
-    def __init__(self, batch: CohortBatch, learnt: LocalSteps, shared: Weights, table: Table) -> None:
+    def __init__(
+        self, batch: CohortBatch, learnt: LocalSteps, shared: Weights, table: Table, buffer: Workspace
+    ) -> None:
         self._batch = batch
         first, embedding = table.rows(batch.row)
-        self._table = torch.cat([(learnt.first - first)[:, None], learnt.embedding - embedding], 1)[1:].double()
-        self._dense = {
-            name: torch.sub(value, shared[name], out=value.new_empty(0, dtype=torch.float64)).flatten(1)
-            for name, value in learnt.dense.items()
-        }
-        squares = self._table.new_zeros(len(batch.weight))
-        squares.index_add_(0, batch.owner, self._table.square().sum(1))
-        for value in self._dense.values():
-            squares += torch.linalg.vector_norm(value, dim=1).square_()
+        count, flat, d = len(batch.weight), len(batch.owner), embedding.shape[1]
+        self._table = buffer("moved table", flat, 1 + d, dtype=torch.float64)
+        torch.sub(learnt.first[1:], first[1:], out=self._table[:, 0])
+        torch.sub(learnt.embedding[1:], embedding[1:], out=self._table[:, 1:])
+        self._dense = {}
+        squares = self._table.new_zeros(count).index_add_(0, batch.owner, torch.linalg.vecdot(self._table, self._table))
+        for name, value in learnt.dense.items():
+            moved = buffer(f"moved {name}", *value.shape, dtype=torch.float64)
+            self._dense[name] = torch.sub(value, shared[name], out=moved).view(count, -1)
+            squares += torch.linalg.vector_norm(self._dense[name], dim=1).square_()
         self.norms: npt.NDArray[np.float64] = squares.sqrt_().cpu().numpy()
 
     def add_clipped(self, clip_norm: float, dense: Weights, table: Tensor) -> int:

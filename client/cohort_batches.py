@@ -155,9 +155,11 @@ def _sight(real: npt.NDArray[np.bool_], begin: int, history: int) -> tuple[Tenso
     """Attention bias and whether a row sees anything: the `history` events before a row, of its own device."""
     most = real.shape[1]
     age = np.arange(begin, most)[:, None] - np.arange(most)
-    seen = torch.from_numpy((age > 0) & (age <= history)) & torch.from_numpy(real)[:, None]
-    bias = torch.where(seen, 0.0, HIDDEN)
-    return bias, seen.any(-1)[:, None].float()
+    far = np.where((age > 0) & (age <= history), np.float32(0.0), np.float32(HIDDEN))
+    empty = np.where(real, np.float32(0.0), np.float32(HIDDEN))
+    past = np.zeros((len(real), 1, most), np.float32)
+    past[:, 0, 1:] = real[:, :-1]
+    return torch.from_numpy(far) + torch.from_numpy(empty)[:, None], torch.from_numpy(past[..., begin:])
 
 
 def _interest(
@@ -165,27 +167,31 @@ def _interest(
 ) -> npt.NDArray[np.float32]:
     """What `ranker.interest` counts, by going back one event at a time."""
     count, most, fields = events.shape
-    # Id and outcome in one number; nothing equals the number of an empty place, or of a missing value.
+    met = events.transpose(2, 0, 1)
+    # Id and outcome in one number; nothing equals that of an empty place or of a missing value.
     told = np.full((fields, count, history + most), -1, np.int32)
-    told[..., history:] = np.where(real & (events.transpose(2, 0, 1) > 0), 2 * events.transpose(2, 0, 1) + clicked, -1)
-    passed = told[..., history + begin :] & ~1
-    passed[told[..., history + begin :] < 0] = -2
-    hit = passed | 1
-    hit[passed < 0] = -2
-    hits, misses = np.zeros((2, *passed.shape), np.uint16)
+    told[..., history:] = np.where(met > 0, 2 * met + clicked, -1)
+    asked = told[..., history + begin :]
+    passed = np.where(asked < 0, -2, asked & ~1)
+    hit = np.where(asked < 0, -2, asked | 1)
+    hits, misses = np.zeros((2, *hit.shape), np.uint8 if history < 256 else np.uint16)
+    same = np.empty(hit.shape, bool)
     for age in range(1, min(history, most - 1) + 1):
         event = told[..., history + begin - age : history + most - age]
-        np.add(hits, hit == event, out=hits)
-        np.add(misses, passed == event, out=misses)
+        hits += np.equal(hit, event, out=same).view(np.uint8)
+        misses += np.equal(passed, event, out=same).view(np.uint8)
     logarithm = np.log(np.arange(history + 1, dtype=np.float32) + np.float32(1.0))
     out = np.empty((count, most - begin, 2 * fields + 2), np.float32)
-    out[..., 0:-2:2] = logarithm[hits].transpose(1, 2, 0)
-    out[..., 1:-2:2] = logarithm[misses].transpose(1, 2, 0)
-    for column, kind in ((-2, clicked), (-1, real & ~clicked)):
-        so_far = np.zeros((count, history + most + 1), np.int32)
+    for field in range(fields):
+        out[..., 2 * field] = logarithm[hits[field]]
+        out[..., 2 * field + 1] = logarithm[misses[field]]
+    seen = []
+    for kind in (clicked, real):
+        so_far = np.zeros((count, history + most + 1), np.float32)
         np.cumsum(kind, 1, out=so_far[:, history + 1 :])
-        out[..., column] = so_far[:, history + begin : history + most] - so_far[:, begin:most]
-    out[..., -2:] /= out[..., -2:].sum(-1, keepdims=True) + np.float32(1.0)
+        seen.append(so_far[:, history + begin : history + most] - so_far[:, begin:most])
+    out[..., -2] = seen[0] / (seen[1] + np.float32(1.0))
+    out[..., -1] = (seen[1] - seen[0]) / (seen[1] + np.float32(1.0))
     return out
 
 

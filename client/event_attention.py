@@ -2,8 +2,8 @@
 
 Keys are sums of the embeddings of an event's ad, queries the same sums for the rows that are trained. The large
 matrices hold a number for each row and event; every pass over them counts. So the softmax is taken to base two, whose
-exponential is several times faster, is never divided by its sum, and the sum comes out of the same product as the
-attended values, from a column of ones. Thin products are computed transposed, with the long side last.
+exponential is several times faster, and is never divided by its sum; what it yields is. Thin products are computed
+transposed, with the long side last.
 """
 
 import math
@@ -17,7 +17,7 @@ from sottovoce.client.workspace import Workspace
 
 
 class EventAttention:
-    """Attention of one batch; buffers are shared between batches.
+    """Attention of one batch.
 
     Args:
         batch: D devices, N trained rows, E events.
@@ -30,10 +30,7 @@ class EventAttention:
         self._batch, self._root = batch, 1.0 / math.sqrt(d)
         self._events = batch.events.view(-1, history)
         self._share, self._pull = buffer("share", D, N, E), buffer("pull", D, N, E)
-        # One more than d: ones beside the values, and beside the slopes what the softmax takes off.
-        self._valued, self._sloped = buffer("valued", D, E, d + 1), buffer("sloped", D, d + 1, N)
-        self._valued[..., d] = 1.0
-        self._values, self._slopes = self._valued[..., :d], self._sloped[:, :d]
+        self._values = buffer("values", D, E, d)
 
     def forward(self, embedding: Tensor, outcome: Tensor, gain: Tensor, out: Tensor) -> None:
         """Write what each row attends to.
@@ -48,13 +45,12 @@ class EventAttention:
         keys = functional.embedding_bag(self._events, embedding, mode="sum").view(D, -1, d)
         self._keys, self._query = keys.mT, keys[:, keys.shape[1] - N :]
         self._gain = (gain + 1.0)[:, None]
-        torch.addcmul(outcome, keys, self._gain.mT, out=self._values)
-        scale = self._root / math.log(2.0)
-        share = torch.baddbmm(self._batch.bias, self._query, self._keys, alpha=scale, out=self._share)
+        values = torch.addcmul(outcome, keys, self._gain.mT, out=self._values)
+        share = torch.bmm(self._query, self._keys, out=self._share)
+        torch.add(self._batch.bias, share, alpha=self._root / math.log(2.0), out=share)
         share.sub_(share.amax(-1, keepdim=True)).exp2_()
-        attended = torch.bmm(self._valued.mT, share.mT)
-        self._scale = self._batch.past / attended[:, d:]
-        self._attended = attended[:, :d].mul_(self._scale)
+        self._scale = self._batch.past / share.sum(-1)[:, None]
+        self._attended = torch.bmm(values.mT, share.mT).mul_(self._scale)
         out.copy_(self._attended.mT)
 
     def backward(self, slope: Tensor, to_events: Tensor, to_outcomes: Tensor, to_gain: Tensor) -> None:
@@ -66,11 +62,11 @@ class EventAttention:
             to_outcomes: (D, E, d).
             to_gain: (D, E).
         """
-        N, d = slope.shape[1:]
-        torch.mul(slope.mT, self._scale, out=self._slopes)
-        torch.linalg.vecdot(self._slopes, self._attended, dim=1, out=self._sloped[:, d]).neg_()
-        to_values = torch.bmm(self._slopes, self._share)
-        pull = torch.bmm(self._sloped.mT, self._valued.mT, out=self._pull).mul_(self._share)
+        N = slope.shape[1]
+        slopes = slope.mT * self._scale
+        mean = torch.linalg.vecdot(slopes, self._attended, dim=1)
+        pull = torch.bmm(slopes.mT, self._values.mT, out=self._pull).sub_(mean[..., None]).mul_(self._share)
+        to_values = torch.bmm(slopes, self._share)
         to_keys = torch.bmm(self._query.mT, pull)
         to_keys[..., to_keys.shape[2] - N :] += torch.bmm(self._keys, pull.mT)
         torch.addcmul(to_keys.mul_(self._root), to_values, self._gain, out=to_events.mT)

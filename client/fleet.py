@@ -101,8 +101,13 @@ def fleet_update(
         device: where the arithmetic happens, such as "cpu" or "cuda".
         workers: threads that train side by side; each should be left one core, see `torch.set_num_threads`.
 
+    Raises:
+        ValueError: no worker.
+
     Source: McMahan et al. 2018, arXiv:1710.06963, algorithm 1 (device side).
     """
+    if workers < 1:
+        raise ValueError(f"a fleet needs at least one worker, got {workers}")
     fleet = _Fleet(parameters, schema, config, training, torch.device(device))
     cohort = list(fleet.chunks(examples, devices, chunk_rows))
 
@@ -192,4 +197,4 @@ class _Fleet:
             learnt = LocalSteps(batch, self.layout, self.shared, self.table, buffer)
             for _ in range(training.steps):
                 learnt.step(training.learning_rate)
-            yield chunk, LocalUpdates(batch, learnt, self.shared, self.table)
+            yield chunk, LocalUpdates(batch, learnt, self.shared, self.table, buffer)

@@ -47,6 +47,8 @@ class LocalSteps:
         self._layers = sum(name.startswith("cross.") for name in shared) // 2
         (D, N), E, d = batch.weight.shape, batch.events.shape[1], self.embedding.shape[1]
         self._attention = EventAttention(batch, d, buffer)
+        # One over the share, written out to the width of an embedding: broadcasting over so few columns is slow.
+        self._rarity = torch.div(1.0, batch.share.expand(-1, d), out=buffer("rarity", len(batch.share), d))
 
         # What is read, and its gradients, one below the other.
         contexts, fields = shared["tower.weight"].shape[1] // d, layout.ad.stop // d
@@ -71,44 +73,61 @@ class LocalSteps:
         self._x0[..., layout.inputs :] = 0.0
         self._cuts = [self._x0[..., cut] for cut in (layout.ad, layout.attended, layout.user)]
         self._to_cuts = [self._to_x0[..., cut] for cut in (layout.attended, layout.user)]
-        self._user = buffer("user", D, requests, shared["tower.bias"].shape[2])
+        self._user, self._to_user = (
+            buffer(name, D, requests, shared["tower.bias"].shape[2]) for name in ("user", "to_user")
+        )
         self._hidden = buffer("hidden", D, N, shared["hidden.bias"].shape[2])
         self._to_hidden = buffer("to_hidden", *self._hidden.shape)
         self._crossed = [buffer(f"crossed{k}", D, N, layout.width) for k in range(self._layers)]
         self._inputs = [self._x0, *(buffer(f"input{k}", D, N, layout.width) for k in range(self._layers))]
-        self._outer, self._change = (buffer(name, D, N, layout.width) for name in ("outer", "change"))
+        self._outer = buffer("outer", D, N, layout.width)
 
     def step(self, rate: float) -> None:
         """One full-batch gradient step of every device, at this learning rate."""
-        self._rate, rates = rate, rate / self._batch.share
-        scores = self._forward()
+        self._rate = rate
+        self._read()
+        self._backward(self._slope(self._forward()))
+        self._move_rows()
+
+    def _read(self) -> None:
+        """Look up all rows that are read one by one."""
+        torch.index_select(self.embedding, 0, self._batch.read, out=self._rows)
+        torch.index_select(self.first, 0, self._batch.read, out=self._first)
+
+    def _move_rows(self) -> None:
+        """Step down the gradient of each flat row, the sum over the places that show it."""
+        summed = functional.embedding_bag(self._batch.order, self._gradients, self._batch.starts, mode="sum")
+        self.embedding[1:].addcmul_(summed, self._rarity, value=-self._rate)
+        bump = torch.zeros_like(self.first).scatter_add_(0, self._batch.read, self._first)
+        self.first[1:].addcmul_(bump[1:], self._rarity[:, 0], value=-self._rate)
+
+    def _slope(self, scores: Tensor) -> Tensor:
+        """Derivative of each device's loss with respect to its scores, (D, heads, N)."""
         leaf = scores.detach().requires_grad_()
         with torch.enable_grad():
             loss = (losses(leaf.mT, self._batch.labels) * self._batch.weight).sum()
-        (slope,) = torch.autograd.grad(loss, leaf)
-        self._backward(slope)
-
-        # The gradient of a flat row is the sum over the places that show it.
-        summed = functional.embedding_bag(self._batch.order, self._gradients, self._batch.starts, mode="sum")
-        self.embedding[1:].addcmul_(summed, rates, value=-1.0)
-        bump = torch.zeros_like(self.first).scatter_add_(0, self._batch.read, self._first)
-        self.first[1:].addcmul_(bump[1:], rates[:, 0], value=-1.0)
+        return torch.autograd.grad(loss, leaf)[0]
 
     def _forward(self) -> Tensor:
         """Scores, (D, heads, N)."""
         weights, layout = self.dense, self._layout
-        torch.index_select(self.embedding, 0, self._batch.read, out=self._rows)
-        torch.index_select(self.first, 0, self._batch.read, out=self._first)
         ad, attended, user = self._cuts
         ad.copy_(self._ads)
         self._attention.forward(self.embedding, self._outcomes, self._outcome_first, attended)
-        user.copy_(self._affine(self._context, "tower", self._context.shape[2], self._user).relu_())
+        user.copy_(
+            self._affine(self._context, "tower", weights["tower.bias"], self._context.shape[2], self._user).relu_()
+        )
         for layer, crossed in enumerate(self._crossed):
-            x = self._inputs[layer]
-            self._affine(x, f"cross.{layer}", layout.inputs, crossed)
-            torch.addcmul(x, self._x0, crossed, out=self._inputs[layer + 1])
+            x, bias = self._inputs[layer], weights[f"cross.{layer}.bias"]
+            if layer:
+                self._affine(x, f"cross.{layer}", bias, layout.inputs, crossed)
+                torch.addcmul(x, self._x0, crossed, out=self._inputs[layer + 1])
+            else:
+                # x0 * c + x0, as the one product x0 * (c + 1).
+                self._affine(x, f"cross.{layer}", bias + 1.0, layout.inputs, crossed)
+                torch.mul(x, crossed, out=self._inputs[layer + 1])
         x = self._inputs[-1]
-        self._affine(x, "hidden", layout.inputs, self._hidden).relu_()
+        self._affine(x, "hidden", weights["hidden.bias"], layout.inputs, self._hidden).relu_()
         self._head = 1.0 / math.sqrt(layout.inputs + self._hidden.shape[2])
         many = (len(x), -1, -1)
         scores = torch.baddbmm(weights["head.bias"], weights["head.input"].expand(many), x.mT, alpha=self._head)
@@ -128,30 +147,29 @@ class LocalSteps:
         self._move("interest.weight", slope, self._batch.counts, 1.0)
         self._shift("head.bias", slope.sum(-1, keepdim=True))
 
-        inner = torch.ops.aten.threshold_backward(inner, self._hidden, 0.0)
+        _through_relu(inner, self._hidden, inner)
         down = 1.0 / math.sqrt(layout.inputs)
         self._back(inner, "hidden", down, outer)
         self._move("hidden.weight", x.mT, inner, down)
         self._shift("hidden.bias", inner.sum(1, keepdim=True))
 
         for layer in reversed(range(self._layers)):
+            into, crossed = outer if layer else self._to_x0, self._crossed[layer]
             if layer == self._layers - 1:
-                torch.mul(outer, self._crossed[layer], out=self._to_x0)
+                torch.mul(outer, crossed, out=self._to_x0)
             else:
-                self._to_x0.addcmul_(outer, self._crossed[layer])
-            change = torch.mul(outer, self._x0, out=self._change)
-            self._back(change, f"cross.{layer}", down, outer)
+                self._to_x0.addcmul_(outer, crossed)
+            change = torch.mul(outer, self._x0, out=crossed)
+            self._back(change, f"cross.{layer}", down, into)
             self._move(f"cross.{layer}.weight", self._inputs[layer].mT, change, down)
             self._shift(f"cross.{layer}.bias", change.sum(1, keepdim=True))
-        if self._layers:
-            self._to_x0 += outer
-        else:
+        if not self._layers:
             self._to_x0.copy_(outer)
 
         attended, user = self._to_cuts
         if self._requests == 1:
             user = user.sum(1, keepdim=True)
-        user = torch.ops.aten.threshold_backward(user, self._user, 0.0)
+        user = _through_relu(user, self._user, self._to_user)
         down = 1.0 / math.sqrt(self._context.shape[2])
         many = (len(slope), -1, -1)
         torch.bmm(user, (weights["tower.weight"] * down).mT.expand(many), out=self._to_context)
@@ -163,9 +181,9 @@ class LocalSteps:
         self._ad_first.copy_(click)
         self._context_first.copy_(click if self._requests == click.shape[1] else click.sum(1, keepdim=True))
 
-    def _affine(self, x: Tensor, layer: str, inputs: int, out: Tensor) -> Tensor:
+    def _affine(self, x: Tensor, layer: str, bias: Tensor, inputs: int, out: Tensor) -> Tensor:
         """A dense layer in the ranker's scaling: by the shared weights at once, later by each device's own."""
-        weight, bias, alpha = self.dense[f"{layer}.weight"], self.dense[f"{layer}.bias"], 1.0 / math.sqrt(inputs)
+        weight, alpha = self.dense[f"{layer}.weight"], 1.0 / math.sqrt(inputs)
         if len(weight) < len(x):
             torch.addmm(bias[0], x.flatten(0, 1), weight[0], alpha=alpha, out=out.view(-1, out.shape[2]))
         else:
@@ -200,3 +218,9 @@ def _spread(slope: Tensor, weight: Tensor, out: Tensor) -> None:
         torch.mul(slope.mT, weight, out=out)
     else:
         torch.bmm(slope.mT, weight.expand(len(slope), -1, -1), out=out)
+
+
+def _through_relu(slope: Tensor, out_of_relu: Tensor, out: Tensor) -> Tensor:
+    """The gradient before a rectifier, from what came out of it."""
+    through: Tensor = torch.ops.aten.threshold_backward.grad_input(slope, out_of_relu, 0.0, grad_input=out)
+    return through

@@ -46,21 +46,24 @@ def touched_rows(ids: npt.NDArray[np.int32]) -> TouchedRows:
     packed |= np.arange(places, dtype=packed.dtype)
     packed.sort(axis=1)
     row = packed >> bits
-    place = packed & ((1 << bits) - 1)
     first = np.ones(ids.shape, bool)
     np.not_equal(row[:, 1:], row[:, :-1], out=first[:, 1:])
     held = row > 0
     first &= held
-    number = np.cumsum(first, dtype=np.int32).reshape(ids.shape)
-    flat = np.zeros(ids.shape, np.int32)
-    np.put_along_axis(flat, place, np.where(held, number, 0), 1)
+    packed &= (1 << bits) - 1
+    order = (packed + np.arange(devices)[:, None] * places).ravel()
+    number = np.cumsum(first, dtype=np.int32)
+    number *= held.ravel()
+    flat = np.empty(ids.shape, np.int32)
+    flat.ravel()[order] = number
     begins = np.flatnonzero(first)
-    taken = np.cumsum(held, dtype=np.int64) - 1
-    base = np.arange(devices, dtype=np.int64)[:, None] * places
+    padding = np.cumsum(places - held.sum(1))
+    owner = begins // places
     return TouchedRows(
-        begins // places,
+        owner,
         np.concatenate([[0], row.ravel()[begins]]).astype(np.int64),
         flat,
-        (place + base)[held],
-        taken[begins],
+        order[held.ravel()],
+        # Padding sorts to the front of each device.
+        begins - padding[owner],
     )

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Workspace:
-    """Float32 buffers by name, which keep their memory from one batch to the next.
+    """Buffers by name, which keep their memory from one batch to the next.
 
     Args:
         device: where they lie.
@@ -17,10 +17,10 @@ class Workspace:
         self._device = device
         self._kept: dict[str, Tensor] = {}
 
-    def __call__(self, name: str, *shape: int) -> Tensor:
+    def __call__(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """The buffer of that name as a contiguous tensor; its content is whatever was left there."""
         size = math.prod(shape)
         kept = self._kept.get(name)
         if kept is None or len(kept) < size:
-            kept = self._kept[name] = torch.empty(size, device=self._device)
+            kept = self._kept[name] = torch.empty(size, device=self._device, dtype=dtype)
         return kept[:size].view(shape)
