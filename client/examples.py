@@ -78,3 +78,15 @@ class Examples:
         return Examples(
             offsets, self.device[devices], self.context[picked], self.ad[picked], self.labels[picked], self.catalogue
         )
+
+    def span(self, begin: int, end: int) -> "Examples":
+        """The rows of devices `begin` ... `end` - 1, as views: nothing is copied, and what is mapped stays on disk."""
+        rows = slice(int(self.offsets[begin]), int(self.offsets[end]))
+        return Examples(
+            self.offsets[begin : end + 1] - self.offsets[begin],
+            self.device[begin:end],
+            self.context[rows],
+            self.ad[rows],
+            self.labels[rows],
+            self.catalogue,
+        )

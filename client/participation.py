@@ -39,7 +39,9 @@ class Participation:
         """
         limits = [limit for limit in (cap, self._limit) if limit is not None]
         with self._lock:
-            counts = self._runs.setdefault(run_id, np.zeros(self._devices, np.uint32))
+            if run_id not in self._runs:
+                self._runs[run_id] = np.zeros(self._devices, np.uint32)
+            counts = self._runs[run_id]
             self._runs.move_to_end(run_id)
             while len(self._runs) > RUNS:
                 self._runs.popitem(last=False)

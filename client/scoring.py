@@ -3,9 +3,10 @@
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
+from sottovoce.client.cohort_batches import chunks
 from sottovoce.client.examples import Examples
-from sottovoce.client.fleet import chunks, pad
 from sottovoce.models.ranker import Batch, Parameters, RankerConfig, interest, logits, probabilities
 from sottovoce.models.request import Request, without_twins
 from sottovoce.models.schema import FeatureSchema
@@ -78,6 +79,46 @@ def score_past(
         chosen[place[scored]] = True
     index = np.flatnonzero(chosen)
     return index, out[index]
+
+
+def pad(examples: Examples, schema: FeatureSchema, max_rows: int) -> tuple[Batch, Tensor, Tensor]:
+    """Rows of every device side by side: (batch with table ids, labels, weight), padded to the longest device.
+
+    Row i of a device may see the `history_length` rows before it and no other: never itself, never the future, never
+    another device.
+    """
+    lengths = np.diff(examples.offsets)
+    count, width = len(lengths), int(lengths.max())
+    place = np.arange(width)
+    real = place < lengths[:, None]
+    index = np.where(real, examples.offsets[:-1, None] + place, 0)
+
+    ad = np.where(real[..., None], examples.catalogue[examples.ad[index]], 0)
+    labels = np.where(real[..., None], examples.labels[index], 0).astype(np.float32)
+    device = examples.device[:, None, :]
+    if examples.context.shape[1]:
+        context = np.where(real[..., None], examples.context[index], 0)
+        context = np.concatenate([np.broadcast_to(device, (count, width, device.shape[-1])), context], -1)
+    else:
+        context = device
+    outcome = np.where(real, schema.outcome_row("seen") + labels.sum(-1), 0)
+    age = place[:, None] - place
+    near = (age > 0) & (age <= schema.history_length)
+    visible = near & real[:, None, :]
+    trained = real & (place >= (lengths - max_rows)[:, None])
+    weight = trained / trained.sum(1, keepdims=True)
+
+    def tensor(array: npt.NDArray[np.generic], dtype: torch.dtype) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(dtype)
+
+    batch = Batch(
+        tensor(context, torch.int64),
+        tensor(ad, torch.int64),
+        tensor(ad[..., : len(schema.history)], torch.int64),
+        tensor(outcome, torch.int64),
+        tensor(visible, torch.float32),
+    )
+    return batch, torch.from_numpy(labels), tensor(weight, torch.float32)
 
 
 def requests(schema: FeatureSchema, past: Examples, rows: Examples, devices: npt.NDArray[np.integer]) -> list[Request]:

@@ -1,5 +1,6 @@
 """`bench`: speed, measured side by side in one run. Absolute figures belong to a machine; ratios travel better."""
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,10 +10,13 @@ import numpy as np
 from sottovoce.models.bundle import unpack
 from sottovoce.models.request import random_requests
 from sottovoce.models.schema import load_schema
-from sottovoce.privacy.errors import DeviceError
-from sottovoce.simulations.cli_options import PATH, as_json, print_json, torch_threads
+from sottovoce.privacy.errors import ConfigError, DeviceError
+from sottovoce.simulations.cli_options import PATH, as_json, data_dir, print_json, torch_threads
+from sottovoce.simulations.dataset import locate
 from sottovoce.simulations.fleet_bench import bench as bench_fleet
 from sottovoce.simulations.fleet_bench import parse_peers
+from sottovoce.simulations.fleet_profile import kuairand_case, large_case, profile
+from sottovoce.simulations.fleet_scale import measure_scale
 from sottovoce.simulations.latency import SIZES, measure
 from sottovoce.simulations.ledger_bench import Effort
 from sottovoce.simulations.ledger_bench import bench as bench_ledger
@@ -28,9 +32,26 @@ def bench() -> None:
 @click.option("--devices", type=click.IntRange(min=8), default=400, show_default=True, help="Devices a round.")
 @click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True, help="Timed rounds of each.")
 @click.option("--against", default="loop", show_default=True, help="Comma list of flower, pfl and loop.")
+@click.option("--scale", help="Populations to compare instead, such as 1000,10000,100000,1000000.")
+@click.option("--profile", "profiled", is_flag=True, help="Where the time of a round goes, instead.")
+@data_dir
 @as_json
-def fleet(devices: int, repeats: int, against: str, json_output: bool) -> None:
+def fleet(
+    devices: int,
+    repeats: int,
+    against: str,
+    scale: str | None,
+    profiled: bool,
+    data_dir: Path | None,
+    json_output: bool,
+) -> None:
     """Milliseconds per device and round: the fleet against others, side by side on the same work."""
+    if scale is not None:
+        _fleet_scale(scale, json_output)
+        return
+    if profiled:
+        _fleet_profile(data_dir, json_output)
+        return
     peers = parse_peers(against)
     with torch_threads(1):
         result = bench_fleet(devices, repeats, peers, lambda what: click.echo(f"... {what}", err=True))
@@ -54,6 +75,43 @@ def fleet(devices: int, repeats: int, against: str, json_output: bool) -> None:
         f"largest difference between two sums of clipped updates: {result.max_abs_diff:.1e}, "
         f"entries up to {result.largest_entry:.3g}"
     )
+
+
+def _fleet_scale(scale: str, json_output: bool) -> None:
+    """The same round in ever larger populations."""
+    try:
+        sizes = [int(size) for size in scale.split(",")]
+    except ValueError:
+        sizes = [0]
+    if min(sizes) < 1:
+        raise ConfigError(f"--scale {scale}: not a list of populations", "write for example --scale 1000,1000000")
+    points = measure_scale(sizes)
+    if json_output:
+        print_json(points)
+        return
+    click.echo("  population  cohort  ms/device/round        s/round  by population  peak RSS")
+    for one in points:
+        click.echo(
+            f"{one.devices:12,}{one.cohort:8,}{one.ms_per_device_round:9.3f} ({one.ms_range[0]:.3f} ..."
+            f" {one.ms_range[1]:.3f}){one.round_s:9.2f}{one.population_ms:12.1f} ms{one.peak_rss_mib:6,} MiB"
+        )
+
+
+def _fleet_profile(folder: Path | None, json_output: bool) -> None:
+    """One round of KuaiRand and one of a larger model, part by part."""
+    with torch_threads(1):
+        found = [profile(kuairand_case(locate(folder, os.environ.get("SOTTOVOCE_DATA")))), profile(large_case())]
+    if json_output:
+        print_json(found)
+        return
+    for one in found:
+        click.echo(
+            f"{one.case}: {one.devices:,} devices, {one.rows:.0f} rows, {one.steps} local steps,"
+            f" {one.parameters:,} parameters: {one.ms_per_device_round:.3f} ms per device and round, one thread;"
+            f" matrix products alone {one.floor_ms:.3f} ms"
+        )
+        for part, share in one.percent.items():
+            click.echo(f"  {part:22}{share:5.1f} %")
 
 
 @bench.command()

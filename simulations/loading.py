@@ -63,6 +63,6 @@ def impressions(path: Path, dataset: Dataset, source: DataSource) -> tuple[Examp
 
 
 def partition(examples: Examples, number: int, of: int) -> Examples:
-    """The devices of one of `of` nodes: consecutive, so that node order is population order."""
+    """The devices of one of `of` nodes: consecutive, so that node order is population order; views, not copies."""
     bounds = np.linspace(0, examples.devices, of + 1).astype(np.int64)
-    return examples.take(np.arange(bounds[number], bounds[number + 1]))
+    return examples.span(int(bounds[number]), int(bounds[number + 1]))
