@@ -27,6 +27,7 @@ from sottovoce.client.message import (
 )
 from sottovoce.client.participation import Participation
 from sottovoce.client.question import Answer, answer_record, read_question
+from sottovoce.client.record_fleet import record_fleet_update
 from sottovoce.client.record_level import record_level_update
 from sottovoce.client.wire import FloatArrays
 from sottovoce.models.ranker import RankerConfig, shapes
@@ -151,7 +152,9 @@ def _update(node: Node, asked: Instruction, clip_norm: float, devices: npt.NDArr
         paid = node.ledger.reserve(plan, asked.run_id, asked.round, node.entropy.kind)
         if paid is None:
             devices = devices[:0]
-    update = record_level_update(
+    # A phone trains with Opacus itself; thousands of simulated ones together, with the same result.
+    train = record_level_update if node.examples.devices == 1 else record_fleet_update
+    update = train(
         parameters,
         node.examples,
         node.schema,

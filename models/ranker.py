@@ -26,6 +26,7 @@ from sottovoce.models.schema import FeatureSchema
 
 Parameters = Mapping[str, Tensor]
 LookUp = Callable[[Tensor, Tensor], Tensor]
+Layer = Callable[[Tensor, Parameters, str], Tensor]
 
 
 class RankerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -172,7 +173,12 @@ def dense(x: Tensor, parameters: Parameters, layer: str) -> Tensor:
 
 
 def logits(
-    parameters: Parameters, batch: Batch, seen: Interest, config: RankerConfig, lookup: LookUp = look_up
+    parameters: Parameters,
+    batch: Batch,
+    seen: Interest,
+    config: RankerConfig,
+    lookup: LookUp = look_up,
+    dense: Layer = dense,
 ) -> Tensor:
     """Scores before the sigmoid, shape (..., N, heads).
 
@@ -183,6 +189,7 @@ def logits(
         seen: from `interest` on the same batch.
         config: sizes.
         lookup: how table rows are read; the quantized model brings its own.
+        dense: how a dense layer is computed; whoever wants to see what goes into it and comes out brings another.
     """
     table = parameters["table"]
     context, ad, events = lookup(table, batch.context), lookup(table, batch.ad), lookup(table, batch.events)

@@ -74,8 +74,8 @@ def simulate(
     if own is not None:
         joins = plan.expected_cohort * chosen.rounds
         say.print(
-            f"record-level noise multiplier {own.noise_multiplier:.3f} on the device: devices train one by one, about "
-            f"{joins:,.0f} times in all, at some tens a second"
+            f"record-level noise multiplier {own.noise_multiplier:.3f} on the device: about {joins:,.0f} times in all "
+            f"a device draws {own.steps} random numbers for each weight of the model"
         )
     try:
         with torch_threads(CORES // chosen.nodes), _Bar(say, chosen) as bar:
