@@ -55,6 +55,24 @@ class RankerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         if not (0 < self.click_rate < 1 and 0 < self.conversion_rate < 1):
             raise ValueError("click_rate and conversion_rate must lie between 0 and 1")
 
+    @property
+    def padding(self) -> tuple[str, ...]:
+        """See `model.Model`."""
+        return ("table",)
+
+    def shapes(self, schema: FeatureSchema) -> dict[str, tuple[int, ...]]:
+        """See `model.Model`."""
+        return shapes(schema, self)
+
+    def initial(self, schema: FeatureSchema, seed: int) -> dict[str, Tensor]:
+        """See `model.Model`."""
+        return initial(schema, self, seed)
+
+    def chances(self, parameters: Parameters, batch: "Batch", schema: FeatureSchema) -> Tensor:
+        """See `model.Model`."""
+        seen = interest(batch, schema.outcome_row("click"))
+        return probabilities(logits(parameters, batch, seen, self))
+
 
 class Batch(NamedTuple):
     """What the ranker reads; all ids are rows of the embedding table.
