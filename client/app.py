@@ -15,7 +15,7 @@ from flwr.clientapp import ClientApp
 
 from sottovoce.client.device_ledger import DeviceLedger
 from sottovoce.client.examples import Examples
-from sottovoce.client.fleet import FleetUpdate, fleet_update
+from sottovoce.client.fleet import FleetUpdate
 from sottovoce.client.measurement import bounded_sum
 from sottovoce.client.message import (
     Enrolment,
@@ -27,9 +27,12 @@ from sottovoce.client.message import (
 )
 from sottovoce.client.participation import Participation
 from sottovoce.client.question import Answer, answer_record, read_question
+from sottovoce.client.record_fleet import record_fleet_update
 from sottovoce.client.record_level import record_level_update
+from sottovoce.client.training import summed_update
 from sottovoce.client.wire import FloatArrays
-from sottovoce.models.ranker import RankerConfig, shapes
+from sottovoce.models.model import Model
+from sottovoce.models.ranker import RankerConfig
 from sottovoce.models.schema import FeatureSchema
 from sottovoce.privacy.entropy import Entropy, OsEntropy
 from sottovoce.privacy.errors import DataError, UpdateError
@@ -42,7 +45,7 @@ class Node:
     Attributes:
         examples: their rows; a phone hosts one device.
         schema: of the ids in `examples`.
-        config: sizes of the ranker.
+        model: sizes of the ranker, or a module of one's own.
         order: position of this node among all nodes.
         participation: how often each of its devices took part, by its own count.
         max_participations: most rounds of one run that any of them joins, whatever it is asked; None for no limit.
@@ -58,7 +61,7 @@ class Node:
 
     examples: Examples
     schema: FeatureSchema
-    config: RankerConfig
+    model: Model
     order: int
     participation: Participation = field(init=False)
     max_participations: InitVar[int | None] = None
@@ -132,7 +135,7 @@ def client_app(open_node: Callable[[Context], Node]) -> ClientApp:
         if asked.query == "quality" and node.held_out is None:
             raise UpdateError("this node keeps no held-out rows", "ask it for calibration instead")
         joining = node.participation.admit(f"{asked.run_id} {asked.query}", asked.devices, None)
-        total = bounded_sum(replace(asked, devices=joining), node.examples, node.held_out, node.schema, node.config)
+        total = bounded_sum(replace(asked, devices=joining), node.examples, node.held_out, node.schema, node.model)
         answer = Answer(asked.run_id, asked.number, asked.plan_hash, asked.query, len(asked.devices), total)
         return Message(answer_record(answer), reply_to=message)
 
@@ -143,19 +146,21 @@ def _update(node: Node, asked: Instruction, clip_norm: float, devices: npt.NDArr
     """The sum of clipped updates, with record-level privacy where the instruction asks for it."""
     parameters = {name: torch.from_numpy(value) for name, value in asked.parameters.items()}
     training, target = asked.training, asked.training.record
-    if target is None:
-        return fleet_update(parameters, node.examples, node.schema, node.config, training, clip_norm, devices)
+    if target is None or not isinstance(node.model, RankerConfig):
+        return summed_update(parameters, node.examples, node.schema, node.model, training, clip_norm, devices)
     plan = target.plan(training.max_rows, training.steps, asked.max_participations or 1)
     paid = None
     if node.ledger is not None and len(devices):
         paid = node.ledger.reserve(plan, asked.run_id, asked.round, node.entropy.kind)
         if paid is None:
             devices = devices[:0]
-    update = record_level_update(
+    # A phone trains with Opacus itself; thousands of simulated ones together, with the same result.
+    train = record_level_update if node.examples.devices == 1 else record_fleet_update
+    update = train(
         parameters,
         node.examples,
         node.schema,
-        node.config,
+        node.model,
         plan,
         training.learning_rate,
         clip_norm,
@@ -175,5 +180,5 @@ def _require_hosted(devices: npt.NDArray[np.int64], node: Node) -> None:
 
 
 def _require_model(parameters: FloatArrays, node: Node) -> None:
-    if {name: value.shape for name, value in parameters.items()} != shapes(node.schema, node.config):
+    if {name: value.shape for name, value in parameters.items()} != node.model.shapes(node.schema):
         raise UpdateError("parameters are of another model", "start the run and the node with one experiment")

@@ -40,7 +40,7 @@ class LocalTraining(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         max_rows: newest rows a device trains on, at most 100,000; older ones still count as its history. With `record`
             the public figure for the rows of a device instead, all of which may be drawn.
         record: what an update may reveal about one record of the device; None trains without that guarantee. With it
-            devices train one by one and without history, see `record_level`.
+            devices train without history, see `record_level`.
     """
 
     steps: int = 2

@@ -8,19 +8,17 @@ import numpy.typing as npt
 import torch
 
 from sottovoce.client.examples import Examples
-from sottovoce.client.fleet import update_norms
 from sottovoce.client.question import Floats, Question
 from sottovoce.client.scoring import score, score_past
-from sottovoce.models.ranker import RankerConfig
+from sottovoce.client.training import norms
+from sottovoce.models.model import Model
 from sottovoce.models.schema import FeatureSchema
 from sottovoce.privacy.clip import Clipper
 
 Ints = npt.NDArray[np.int64]
 
 
-def bounded_sum(
-    asked: Question, past: Examples, later: Examples | None, schema: FeatureSchema, config: RankerConfig
-) -> Floats:
+def bounded_sum(asked: Question, past: Examples, later: Examples | None, schema: FeatureSchema, model: Model) -> Floats:
     """The sum over `asked.devices` of their vectors, each clipped to `asked.clip_norm` as a whole.
 
     =======================================  ==================================================
@@ -36,7 +34,7 @@ def bounded_sum(
         past: training rows of all devices of the node.
         later: their held-out rows, same devices in the same order; None where none are kept.
         schema: of the ids.
-        config: sizes of the ranker.
+        model: that the parameters belong to.
 
     Returns:
         Shape (`asked.size`,).
@@ -48,8 +46,8 @@ def bounded_sum(
     size = asked.size(len(past.catalogue))
     match asked.query:
         case "clip":
-            norms = update_norms(parameters, past, schema, config, asked.training, asked.devices)
-            return _signed(norms, asked.marks, asked.clip_norm)
+            found = norms(parameters, past, schema, model, asked.training, asked.devices)
+            return _signed(found, asked.marks, asked.clip_norm)
         case "popularity":
             rows = past.take(asked.devices)
             clicked = rows.labels[:, 0] == 1
@@ -60,11 +58,11 @@ def bounded_sum(
             if later is None:
                 raise ValueError("no held-out rows are kept here")
             rows = later.take(asked.devices)
-            chances = score(parameters, schema, config, past.take(asked.devices), rows)[:, 0]
+            chances = score(parameters, schema, model, past.take(asked.devices), rows)[:, 0]
             place = np.arange(rows.rows)
         case "calibration":
             rows = past.take(asked.devices)
-            place, every = score_past(parameters, schema, config, rows, asked.training.max_rows)
+            place, every = score_past(parameters, schema, model, rows, asked.training.max_rows)
             chances = every[:, 0]
     owner, label = rows.owners[place], rows.labels[place, 0].astype(np.int64)
     spoilt = np.zeros(len(asked.devices), bool)

@@ -12,6 +12,8 @@ gradient. The guarantee then needs no exception, at a price: the parts of the ra
 from this device and receive noise. What a device is (`Examples.device`: its class, its region) is no record; it is the
 same in all rows and is not hidden by this guarantee, nor is the number of rounds that it joined.
 
+This is what a phone runs. A simulation trains its devices together in `record_fleet`, which is held to this one.
+
 All rows of the device may be drawn, however many; a cut at the newest few would let an older row in for each one taken
 out. Noise falls on the whole embedding table, not on the rows it met: which those are is what is to be hidden. Only the
 padding row is spared, the same one on every device.
@@ -131,12 +133,7 @@ class RecordTrainer:
         plan: RecordPlan,
         learning_rate: float,
     ) -> None:
-        self._size = sum(value.numel() for value in parameters.values())
-        if self._size > MOST_WEIGHTS:
-            raise DataError(
-                f"record-level training of a model of {self._size:,} values: each record's gradient is as large",
-                f"use fewer buckets, at most {MOST_WEIGHTS:,} values in all, or train without local.record",
-            )
+        self._size = require_small(parameters)
         self._plan = plan
         self._module = RecordRanker(parameters, schema, config)
         self._start = {name: value.detach().clone() for name, value in self._module.values().items()}
@@ -197,6 +194,17 @@ class RecordTrainer:
             self._optimizer.zero_grad(set_to_none=True)
 
 
+def require_small(parameters: Mapping[str, Tensor]) -> int:
+    """Size of the model in values; DataError when it is too large for record-level training."""
+    size = sum(value.numel() for value in parameters.values())
+    if size > MOST_WEIGHTS:
+        raise DataError(
+            f"record-level training of a model of {size:,} values: each record's gradient is as large",
+            f"use fewer buckets, at most {MOST_WEIGHTS:,} values in all, or train without local.record",
+        )
+    return size
+
+
 def rows_of(examples: Examples, device: int) -> tuple[Tensor, Tensor]:
     """(rows, context + ad features) ids and (rows, heads) labels of one device, float32, without any history."""
     rows = slice(int(examples.offsets[device]), int(examples.offsets[device + 1]))
@@ -219,7 +227,7 @@ def record_level_update(
     place: str,
     round: int,
 ) -> FleetUpdate:
-    """Train `devices` with record-level privacy, clip each update as a whole and add them up.
+    """Train `devices` one by one with record-level privacy, clip each update as a whole and add them up.
 
     What `fleet_update` guarantees of the sum holds here too. The two guarantees are separate: this clipping, and the
     coordinator's noise on the sum, are the device-level one. A device without rows sends noise like any other, because

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from sottovoce.client.cohort_batches import chunks
 from sottovoce.client.examples import Examples
-from sottovoce.models.ranker import Batch, Parameters, RankerConfig, interest, logits, probabilities
+from sottovoce.models.model import Model
+from sottovoce.models.ranker import Batch, Parameters
 from sottovoce.models.request import Request, without_twins
 from sottovoce.models.schema import FeatureSchema
 
@@ -19,14 +20,14 @@ PAST_ROWS = 4_096
 
 
 def score(
-    parameters: Parameters, schema: FeatureSchema, config: RankerConfig, past: Examples, rows: Examples
+    parameters: Parameters, schema: FeatureSchema, model: Model, past: Examples, rows: Examples
 ) -> npt.NDArray[np.float64]:
     """Predicted probabilities of `rows`, shape (rows, heads).
 
     Args:
-        parameters: of the ranker, without a device axis.
+        parameters: of the model, without a device axis.
         schema: of the ids.
-        config: sizes.
+        model: that they belong to.
         past: each device's own history; its newest `history_length` rows are shown to the model.
         rows: what to score, of the same devices in the same order.
     """
@@ -40,8 +41,7 @@ def score(
         devices = busy[start : start + count]
         batch, place = _requests(schema, past, rows, devices)
         with torch.no_grad():
-            seen = interest(batch, schema.outcome_row("click"))
-            chances = probabilities(logits(parameters, batch, seen, config)).double().numpy()
+            chances = model.chances(parameters, batch, schema).double().numpy()
         real = place >= 0
         out[place[real]] = chances[real]
         start += count
@@ -49,14 +49,14 @@ def score(
 
 
 def score_past(
-    parameters: Parameters, schema: FeatureSchema, config: RankerConfig, rows: Examples, newest: int
+    parameters: Parameters, schema: FeatureSchema, model: Model, rows: Examples, newest: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Predicted probabilities of each device's newest training rows, each seen with the rows before it only.
 
     Args:
-        parameters: of the ranker, without a device axis.
+        parameters: of the model, without a device axis.
         schema: of the ids.
-        config: sizes.
+        model: that they belong to.
         rows: what to score.
         newest: rows of a device that are scored; older ones still count as history.
 
@@ -70,8 +70,7 @@ def score_past(
         taken = rows.take(chunk, newest=seen)
         batch, _, weight = pad(taken, schema, newest)
         with torch.no_grad():
-            met = interest(batch, schema.outcome_row("click"))
-            chances = probabilities(logits(parameters, batch, met, config)).double().numpy()
+            chances = model.chances(parameters, batch, schema).double().numpy()
         scored = weight.numpy() > 0
         first = rows.offsets[chunk + 1] - np.diff(taken.offsets)
         place = first[:, None] + np.arange(scored.shape[1])

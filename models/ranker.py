@@ -26,6 +26,7 @@ from sottovoce.models.schema import FeatureSchema
 
 Parameters = Mapping[str, Tensor]
 LookUp = Callable[[Tensor, Tensor], Tensor]
+Layer = Callable[[Tensor, Parameters, str], Tensor]
 
 
 class RankerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -53,6 +54,24 @@ class RankerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             raise ValueError("ranker widths must be at least 1 and cross_layers at least 0")
         if not (0 < self.click_rate < 1 and 0 < self.conversion_rate < 1):
             raise ValueError("click_rate and conversion_rate must lie between 0 and 1")
+
+    @property
+    def padding(self) -> tuple[str, ...]:
+        """See `model.Model`."""
+        return ("table",)
+
+    def shapes(self, schema: FeatureSchema) -> dict[str, tuple[int, ...]]:
+        """See `model.Model`."""
+        return shapes(schema, self)
+
+    def initial(self, schema: FeatureSchema, seed: int) -> dict[str, Tensor]:
+        """See `model.Model`."""
+        return initial(schema, self, seed)
+
+    def chances(self, parameters: Parameters, batch: "Batch", schema: FeatureSchema) -> Tensor:
+        """See `model.Model`."""
+        seen = interest(batch, schema.outcome_row("click"))
+        return probabilities(logits(parameters, batch, seen, self))
 
 
 class Batch(NamedTuple):
@@ -172,7 +191,12 @@ def dense(x: Tensor, parameters: Parameters, layer: str) -> Tensor:
 
 
 def logits(
-    parameters: Parameters, batch: Batch, seen: Interest, config: RankerConfig, lookup: LookUp = look_up
+    parameters: Parameters,
+    batch: Batch,
+    seen: Interest,
+    config: RankerConfig,
+    lookup: LookUp = look_up,
+    dense: Layer = dense,
 ) -> Tensor:
     """Scores before the sigmoid, shape (..., N, heads).
 
@@ -183,6 +207,7 @@ def logits(
         seen: from `interest` on the same batch.
         config: sizes.
         lookup: how table rows are read; the quantized model brings its own.
+        dense: how a dense layer is computed; whoever wants to see what goes into it and comes out brings another.
     """
     table = parameters["table"]
     context, ad, events = lookup(table, batch.context), lookup(table, batch.ad), lookup(table, batch.events)

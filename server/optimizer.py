@@ -84,10 +84,16 @@ class PrivateStep:
         optimizer: which server optimizer.
         plan: fixes clip norm, noise and the public denominator.
         run_id: of the run whose reservations it accepts.
+        padding: parameters whose row 0 stays zero, whatever the noise.
     """
 
     def __init__(
-        self, parameters: Mapping[str, Tensor], optimizer: ServerOptimizer, plan: MechanismPlan, run_id: str
+        self,
+        parameters: Mapping[str, Tensor],
+        optimizer: ServerOptimizer,
+        plan: MechanismPlan,
+        run_id: str,
+        padding: tuple[str, ...] = ("table",),
     ) -> None:
         self._parameters = {name: torch.nn.Parameter(value.clone()) for name, value in parameters.items()}
         self._average = {name: torch.zeros_like(value) for name, value in parameters.items()}
@@ -95,6 +101,7 @@ class PrivateStep:
         self._kind = f"kind/{optimizer.kind}"
         self._steps = 0
         self._run_id = run_id
+        self._padding = padding
         self._paid = (0, 0)
         self._torch = optimizer.build(list(self._parameters.values()))
         self._private = _SumOptimizer(
@@ -139,7 +146,8 @@ class PrivateStep:
         self._private.step()
         self._steps += 1
         with torch.no_grad():
-            self._parameters["table"][0] = 0.0
+            for name in self._padding:
+                self._parameters[name][0] = 0.0
             for name, parameter in self._parameters.items():
                 self._average[name].lerp_(parameter, 1.0 - self._averaging)
 

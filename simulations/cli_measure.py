@@ -7,12 +7,13 @@ import click
 
 from sottovoce.client.question import Query
 from sottovoce.server.estimates import Figure, Norms, Platt, Popularity, Quality
-from sottovoce.simulations.cli_options import PATH, as_json, data_dir, print_json, torch_threads
+from sottovoce.simulations.cli_options import PATH, as_json, data_dir, module_option, print_json, torch_threads
 from sottovoce.simulations.folder import RunFolder
 from sottovoce.simulations.grid import CORES, InProcessGrid
 from sottovoce.simulations.loading import load
 from sottovoce.simulations.measure import Measured
 from sottovoce.simulations.measure import measure as release
+from sottovoce.simulations.module_file import load_module
 from sottovoce.simulations.run import nodes
 
 SHOWN_ADS = 20
@@ -21,9 +22,10 @@ SHOWN_ADS = 20
 @click.command()
 @click.argument("run", type=PATH)
 @click.argument("query", type=click.Choice(get_args(Query)))
+@module_option
 @data_dir
 @as_json
-def measure(run: Path, query: Query, data_dir: Path | None, json_output: bool) -> None:
+def measure(run: Path, query: Query, module: str | None, data_dir: Path | None, json_output: bool) -> None:
     """Ask the devices, within the run's budget.
 
     quality: AUC, log loss and click rate of the run's model on held-out rows. calibration: a correction of its
@@ -36,9 +38,10 @@ def measure(run: Path, query: Query, data_dir: Path | None, json_output: bool) -
     folder = RunFolder(run)
     chosen = folder.experiment()
     dataset = load(chosen.data, data_dir, None)
+    own = load_module(module, dataset.schema, chosen.seed)
     with torch_threads(CORES // chosen.nodes):
-        grid = InProcessGrid(nodes(chosen, dataset), chosen.nodes)
-        measured, dropped = release(grid, query, chosen, dataset, folder)
+        grid = InProcessGrid(nodes(chosen, dataset, own), chosen.nodes)
+        measured, dropped = release(grid, query, chosen, dataset, folder, own)
     for problem in dropped:
         click.echo(f"note: {problem}", err=True)
     if measured.noise == "seeded":

@@ -26,6 +26,15 @@ def data_dir(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def module_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--module`: a model of one's own, named by whoever types the command and never by a file."""
+    return click.option(
+        "--module",
+        metavar="FILE.py:FACTORY",
+        help="Train a torch.nn.Module of your own: FACTORY(schema) makes it. Runs the code in FILE.py.",
+    )(command)
+
+
 def print_json(value: Any) -> None:
     """`value` as one indented JSON object; infinities become null."""
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())

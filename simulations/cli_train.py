@@ -14,7 +14,7 @@ from sottovoce.client.scoring import score
 from sottovoce.privacy.errors import DataError, SottovoceError
 from sottovoce.simulations.bootstrap import Interval, intervals
 from sottovoce.simulations.cli_experiment import experiment_options, overridden
-from sottovoce.simulations.cli_options import PATH, as_json, data_dir, print_json, torch_threads
+from sottovoce.simulations.cli_options import PATH, as_json, data_dir, module_option, print_json, torch_threads
 from sottovoce.simulations.dataset import Dataset
 from sottovoce.simulations.experiment import Experiment, compose
 from sottovoce.simulations.folder import Point, RunFolder
@@ -22,8 +22,9 @@ from sottovoce.simulations.grid import CORES, InProcessGrid
 from sottovoce.simulations.loading import impressions, load
 from sottovoce.simulations.metrics import Metrics
 from sottovoce.simulations.metrics import evaluate as evaluate_scores
+from sottovoce.simulations.module_file import load_module
 from sottovoce.simulations.results import finish
-from sottovoce.simulations.run import nodes, plan_of, record_plan, train, trained
+from sottovoce.simulations.run import model_of, module_facts, nodes, plan_of, record_plan, train, trained
 
 
 @click.command()
@@ -31,6 +32,7 @@ from sottovoce.simulations.run import nodes, plan_of, record_plan, train, traine
 @experiment_options
 @click.option("--out", type=PATH, help="Folder for the run. [default: runs/DATA]")
 @click.option("--resume", type=PATH, metavar="RUN", help="Continue an interrupted run.")
+@module_option
 @click.option("--baselines/--no-baselines", default=True, help="Also run popularity and a factorization machine.")
 @click.option("--show-config", is_flag=True, help="Print the experiment, defaults filled in, and stop.")
 @data_dir
@@ -40,6 +42,7 @@ def simulate(
     settings: tuple[str, ...],
     out: Path | None,
     resume: Path | None,
+    module: str | None,
     baselines: bool,
     show_config: bool,
     data_dir: Path | None,
@@ -68,24 +71,33 @@ def simulate(
     say = Console(stderr=True, highlight=False, soft_wrap=True)
     dataset = load(chosen.data, data_dir, None)
     require_measurable(dataset)
+    own_model = load_module(module, dataset.schema, chosen.seed)
+    facts = module_facts(own_model, dataset)
+    if own_model is not None:
+        own_model.require(chosen.local)
+    if resume is not None:
+        folder.require_module(facts)
     plan = plan_of(folder, chosen, dataset)
     own = record_plan(chosen, plan)
     if resume is None:
-        folder.create(chosen)
+        folder.create(chosen, facts)
     _announce(say, chosen, dataset.train.devices, dataset.train.rows, plan.noise_multiplier)
+    if facts is not None:
+        say.print(f"{facts.name}, a module of your own, in place of the ranker: {facts.values:,} weights", markup=False)
     if own is not None:
         joins = plan.expected_cohort * chosen.rounds
         say.print(
-            f"record-level noise multiplier {own.noise_multiplier:.3f} on the device: devices train one by one, about "
-            f"{joins:,.0f} times in all, at some tens a second"
+            f"record-level noise multiplier {own.noise_multiplier:.3f} on the device: about {joins:,.0f} times in all "
+            f"a device draws {own.steps} random numbers for each weight of the model"
         )
     try:
         with torch_threads(CORES // chosen.nodes), _Bar(say, chosen) as bar:
-            model = train(InProcessGrid(nodes(chosen, dataset), chosen.nodes), chosen, dataset, folder, bar.advance)
+            grid = InProcessGrid(nodes(chosen, dataset, own_model), chosen.nodes)
+            model = train(grid, chosen, dataset, folder, bar.advance, own_model)
         for note in model.notes:
             say.print(f"note: {note}", style="yellow", markup=False)
         found, _ = folder.audit()
-        results = finish(chosen, dataset, folder, model, found, baselines)
+        results = finish(chosen, dataset, folder, model, found, baselines, own=own_model)
     except KeyboardInterrupt:
         raise SottovoceError(
             f"interrupted; {folder.path} is whole and its ledger honest",
@@ -186,9 +198,17 @@ FIGURES = {
     metavar="N",
     help="Also 95 % intervals, from N times drawing devices with replacement; the same N gives the same intervals.",
 )
+@module_option
 @data_dir
 @as_json
-def evaluate(run: Path, file: Path | None, resamples: int | None, data_dir: Path | None, json_output: bool) -> None:
+def evaluate(
+    run: Path,
+    file: Path | None,
+    resamples: int | None,
+    module: str | None,
+    data_dir: Path | None,
+    json_output: bool,
+) -> None:
     """Score a run's model on held-out impressions.
 
     Each row is scored with its device's training rows as history; labels of the scored file are never read as features.
@@ -197,8 +217,9 @@ def evaluate(run: Path, file: Path | None, resamples: int | None, data_dir: Path
     chosen = folder.experiment()
     dataset = load(chosen.data, data_dir, None)
     rows = dataset.valid if file is None else impressions(file, dataset, chosen.data)[0]
-    model = trained(chosen, dataset, folder)
-    chances = score(model.parameters, dataset.schema, chosen.model, dataset.train, rows)
+    own = load_module(module, dataset.schema, chosen.seed)
+    model = trained(chosen, dataset, folder, own)
+    chances = score(model.parameters, dataset.schema, model_of(chosen, own), dataset.train, rows)
     metrics: Metrics = evaluate_scores(chances[:, 0], rows.labels[:, 0], rows.owners)
     spread: dict[str, Interval] = {}
     if resamples is not None:

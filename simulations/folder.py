@@ -59,6 +59,20 @@ def locked(file: Path, refusal: str) -> Iterator[None]:
         os.close(handle)
 
 
+class ModuleFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which module of one's own a run trains, as kept in `module.json`; nothing is ever loaded because of it.
+
+    Attributes:
+        name: of its class.
+        values: weights in all.
+        sha256: digest of the names and shapes of its weights, and of its buffers.
+    """
+
+    name: str
+    values: int
+    sha256: str
+
+
 @dataclass(frozen=True, slots=True)
 class RunFolder:
     """Paths of a run.
@@ -90,6 +104,11 @@ class RunFolder:
         if is_address(shared):
             return shared
         return Path(shared) if shared else self.path / "ledger.db"
+
+    @property
+    def module_file(self) -> Path:
+        """Which module of one's own the run trains; not there for the built-in ranker."""
+        return self.path / "module.json"
 
     @property
     def participation_file(self) -> Path:
@@ -136,8 +155,12 @@ class RunFolder:
                 f"{self.path} is not empty", f"continue that run with --resume {self.path}, or choose another --out"
             )
 
-    def create(self, experiment: Experiment) -> None:
+    def create(self, experiment: Experiment, module: ModuleFacts | None = None) -> None:
         """Make the folder and write the experiment; refuses to touch a folder that holds anything.
+
+        Args:
+            experiment: all settings.
+            module: of one's own, where there is one.
 
         Raises:
             ConfigError: the folder is not empty or cannot be made.
@@ -145,6 +168,8 @@ class RunFolder:
         self.require_free()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            if module is not None:
+                write_atomically(self.module_file, msgspec.json.format(msgspec.json.encode(module), indent=2))
             write_atomically(self.experiment_file, experiment.to_toml().encode())
         except OSError as error:
             raise ConfigError(f"{self.path}: {error.strerror}", "choose a folder you may write to") from error
@@ -168,6 +193,44 @@ class RunFolder:
         if not self.experiment_file.is_file():
             raise ConfigError(f"{self.path}: no experiment.toml there", "name a folder that `sottovoce simulate` made")
         return compose(self.experiment_file, ())
+
+    def module(self) -> ModuleFacts | None:
+        """The module of one's own that the run trains, or None for the built-in ranker.
+
+        Raises:
+            ConfigError: the file cannot be read.
+        """
+        try:
+            return msgspec.json.decode(self.module_file.read_bytes(), type=ModuleFacts)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.DecodeError) as error:
+            raise ConfigError(f"{self.module_file}: {error}", "restore it from a copy") from None
+
+    def require_module(self, given: ModuleFacts | None) -> None:
+        """Refuse another model than the one that the run trains.
+
+        Args:
+            given: the module at hand; None for the built-in ranker.
+
+        Raises:
+            ConfigError: there should be one, there should be none, or it is another one.
+        """
+        trained = self.module()
+        if trained == given:
+            return
+        if trained is None:
+            raise ConfigError(f"{self.path} trains the built-in ranker", "leave --module out")
+        if given is None:
+            raise ConfigError(
+                f"{self.path} trains a module of its user's own, {trained.name}, whose code is not in the folder",
+                "name it again, with --module FILE.py:FACTORY where the command takes it",
+            )
+        raise ConfigError(
+            f"{self.path} trains {trained.name} with {trained.values:,} weights, digest {trained.sha256[:12]}; "
+            f"given is {given.name} with {given.values:,}, digest {given.sha256[:12]}",
+            "give the module that the run was begun with: same name, same shapes, same buffers",
+        )
 
     def audit(self) -> tuple[AuditReport, tuple[str, ...]]:
         """What the run's ledger proves, held against the newest readable checkpoint; and which could not be read.

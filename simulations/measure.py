@@ -11,6 +11,7 @@ from typing import get_args
 import msgspec
 from flwr.serverapp import Grid
 
+from sottovoce.client.own_model import OwnModel
 from sottovoce.client.question import Floats, Query
 from sottovoce.models.atomic import write_atomically
 from sottovoce.privacy.book import Book
@@ -76,7 +77,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure(
-    grid: Grid, query: Query, experiment: Experiment, dataset: Dataset, folder: RunFolder
+    grid: Grid, query: Query, experiment: Experiment, dataset: Dataset, folder: RunFolder, own: OwnModel | None = None
 ) -> tuple[Measured, tuple[str, ...]]:
     """Release one measurement of a run that has at least one checkpoint.
 
@@ -89,6 +90,7 @@ def measure(
         experiment: of the run.
         dataset: that it was trained on.
         folder: of the run; kept from other processes meanwhile.
+        own: module that the run trains in place of the ranker.
 
     Returns:
         What was released, and a line for each answer that could not be used: those are for the operator only.
@@ -101,7 +103,7 @@ def measure(
     """
     entropy = entropy_of(experiment)
     with folder.locked():
-        model, kept = trained(experiment, dataset, folder), checkpoint.newest(folder.checkpoints)
+        model, kept = trained(experiment, dataset, folder, own), checkpoint.newest(folder.checkpoints)
         run_id = kept.facts.run_id
         with Ledger.open(folder.ledger) as ledger:
             ledger.verify(kept.facts.ledger_head)

@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from sottovoce.client.own_model import OwnModel
 from sottovoce.client.scoring import score
 from sottovoce.models.atomic import write_atomically
 from sottovoce.models.bundle import unpack
@@ -18,7 +19,7 @@ from sottovoce.models.passport import releasable
 from sottovoce.models.request import random_requests
 from sottovoce.models.signing import PrivateKey
 from sottovoce.privacy.audit import AuditReport
-from sottovoce.privacy.errors import CheckpointError, ConfigError, SottovoceError
+from sottovoce.privacy.errors import CheckpointError, ConfigError, GateError, SottovoceError
 from sottovoce.server.gates import Gates
 from sottovoce.server.release import ReleaseReport
 from sottovoce.simulations import report
@@ -30,7 +31,7 @@ from sottovoce.simulations.folder import RunFolder
 from sottovoce.simulations.latency import SIZES, measure
 from sottovoce.simulations.loading import load
 from sottovoce.simulations.metrics import Metrics, calibration_curve, evaluate
-from sottovoce.simulations.run import Trained, entropy_of, plan_of, record_plan, trained
+from sottovoce.simulations.run import Trained, entropy_of, model_of, plan_of, record_plan, trained
 from sottovoce.simulations.runtimes import callers
 from sottovoce.simulations.shipping import passport, require_committed, ship
 from sottovoce.simulations.tuning_folder import assumptions
@@ -111,13 +112,14 @@ def finish(
     found: AuditReport,
     with_baselines: bool,
     created: datetime | None = None,
+    own: OwnModel | None = None,
 ) -> Results:
     """Judge the model, write `results.json` and the report; a release made from the very same ledger stays in both.
 
-    `created` is the time that the report states, by default now.
+    `created` is the time that the report states, by default now; `own` is what was trained in place of the ranker.
     """
     valid = dataset.valid
-    chances = score(model.parameters, dataset.schema, experiment.model, dataset.train, valid)[:, 0]
+    chances = score(model.parameters, dataset.schema, model_of(experiment, own), dataset.train, valid)[:, 0]
     labels, owners = valid.labels[:, 0], valid.owners
     results = Results(
         data=dataset.name,
@@ -125,7 +127,7 @@ def finish(
         rows=dataset.train.rows,
         licence=dataset.licence,
         rounds=model.rounds,
-        notes=(*model.notes, *assumptions(folder)),
+        notes=(*model.notes, *assumptions(folder), *_own(folder)),
         metrics=evaluate(chances, labels, owners),
         baselines=baselines(dataset) if with_baselines else {},
         calibration=calibration_curve(chances, labels),
@@ -140,6 +142,12 @@ def finish(
         results = msgspec.structs.replace(results, release=earlier.release, latency_us=earlier.latency_us)
     _keep(folder, results, created)
     return results
+
+
+def _own(folder: RunFolder) -> tuple[str, ...]:
+    """That the model is not the ranker, where it is not."""
+    found = folder.module()
+    return (f"trains {found.name}, a module of its user's own, {found.values:,} weights",) if found else ()
 
 
 def _record_claim(experiment: Experiment, dataset: Dataset, folder: RunFolder) -> str | None:
@@ -201,6 +209,11 @@ def release_run(
     """
     folder = RunFolder(run)
     experiment = folder.experiment()
+    if (own := folder.module()) is not None:
+        raise GateError(
+            f"{run} trains {own.name}, a module of its user's own: only the built-in ranker can be exported",
+            "release a run of the built-in ranker; these weights are in the run's checkpoints, as safetensors",
+        )
     results = read_results(folder)
     path = out or folder.bundle_file
     if path.is_dir() or not path.parent.is_dir():

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from sottovoce.client.app import Node, client_app
 from sottovoce.client.fleet import LocalTraining
+from sottovoce.client.own_model import OwnModel
 from sottovoce.client.scoring import score
-from sottovoce.models.ranker import initial
+from sottovoce.models.model import Model
 from sottovoce.privacy.book import Book
 from sottovoce.privacy.budget import Budget
 from sottovoce.privacy.calibration import calibrated, rare_cap
@@ -30,7 +31,7 @@ from sottovoce.server.participation import Participation
 from sottovoce.server.round import Coordinator, Purse, RoundRecord
 from sottovoce.simulations.dataset import Dataset
 from sottovoce.simulations.experiment import Experiment
-from sottovoce.simulations.folder import Point, RunFolder
+from sottovoce.simulations.folder import ModuleFacts, Point, RunFolder
 from sottovoce.simulations.loading import partition
 from sottovoce.simulations.metrics import Metrics, evaluate
 from sottovoce.simulations.queries import measurement_charge, measurement_plans
@@ -124,8 +125,25 @@ def told_training(experiment: Experiment, plan: MechanismPlan) -> LocalTraining:
     return msgspec.structs.replace(local, record=target)
 
 
-def nodes(experiment: Experiment, dataset: Dataset) -> ClientApp:
-    """The ClientApp of simulated nodes, each hosting its share of the devices."""
+def model_of(experiment: Experiment, own: OwnModel | None) -> Model:
+    """What is trained: a module of one's own, or the ranker in the sizes of the experiment."""
+    return experiment.model if own is None else own
+
+
+def module_facts(own: OwnModel | None, dataset: Dataset) -> ModuleFacts | None:
+    """What the run folder keeps about a module of one's own."""
+    if own is None:
+        return None
+    values = sum(math.prod(shape) for shape in own.shapes(dataset.schema).values())
+    return ModuleFacts(name=own.name, values=values, sha256=own.digest())
+
+
+def nodes(experiment: Experiment, dataset: Dataset, own: OwnModel | None = None) -> ClientApp:
+    """The ClientApp of simulated nodes, each hosting its share of the devices.
+
+    `own` is what they train in place of the ranker, where it is given.
+    """
+    model = model_of(experiment, own)
     hosted: dict[tuple[int, int], Node] = {}
 
     def open_node(context: Context) -> Node:
@@ -133,15 +151,17 @@ def nodes(experiment: Experiment, dataset: Dataset) -> ClientApp:
         if (number, of) not in hosted:
             share, later = partition(dataset.train, number, of), partition(dataset.valid, number, of)
             entropy = entropy_of(experiment)
-            hosted[number, of] = Node(share, dataset.schema, experiment.model, number, entropy=entropy, held_out=later)
+            hosted[number, of] = Node(share, dataset.schema, model, number, entropy=entropy, held_out=later)
         return hosted[number, of]
 
     return client_app(open_node)
 
 
-def measure(experiment: Experiment, dataset: Dataset, parameters: dict[str, Tensor]) -> Metrics:
+def measure(
+    experiment: Experiment, dataset: Dataset, parameters: dict[str, Tensor], own: OwnModel | None = None
+) -> Metrics:
     """Ranking quality of the click head on the held-out rows."""
-    chances = score(parameters, dataset.schema, experiment.model, dataset.train, dataset.valid)
+    chances = score(parameters, dataset.schema, model_of(experiment, own), dataset.train, dataset.valid)
     owners = dataset.valid.owners
     return evaluate(chances[:, 0], dataset.valid.labels[:, 0], owners)
 
@@ -152,6 +172,7 @@ def train(
     dataset: Dataset,
     folder: RunFolder,
     on_point: Callable[[Point], None],
+    own: OwnModel | None = None,
 ) -> Trained:
     """Run or continue the experiment in `folder`.
 
@@ -165,15 +186,20 @@ def train(
             curve.
         folder: made by `RunFolder.create`; checkpoints found there are continued from.
         on_point: called after each round.
+        own: a module to train in place of the ranker; the nodes of `grid` need the same.
 
     Raises:
         BudgetError: not even the first round can be paid for.
         CheckpointError: checkpoints are there, but none can be read or fits.
-        ConfigError: another process trains in this folder.
+        ConfigError: another process trains in this folder; or it is of another module; or the experiment asks for what
+            a module of one's own cannot have.
         LedgerError: the ledger was changed, is older than the checkpoint, or is gone while checkpoints are there.
     """
     target = experiment.privacy
     entropy = entropy_of(experiment)
+    folder.require_module(module_facts(own, dataset))
+    if own is not None:
+        own.require(experiment.local)
     with folder.locked():
         start = checkpoint.newest(folder.checkpoints) if checkpoint.present(folder.checkpoints) else None
         with Ledger.open(folder.ledger, create=start is None) as ledger:
@@ -187,7 +213,7 @@ def train(
             budget = budget_of(experiment, ledger)
             budget.register(plan, *measurement_plans(experiment, plan.population).values())
             run_id = start.facts.run_id if start else secrets.token_hex(8)
-            step = _step(experiment, dataset, plan, run_id)
+            step = _step(experiment, dataset, plan, run_id, own)
             notes = _continue(start, step, ledger) if start else []
             # On a shared ledger other runs may be at work: only what this one left open is settled.
             lost = ledger.recover(run_id if target.ledger else None)
@@ -206,6 +232,7 @@ def train(
                 step=step,
                 participation=seen,
                 done=done,
+                own=own,
             )
             model = go_on(grid, experiment, dataset, folder, begun, on_point)
     return replace(model, notes=(*notes, *model.notes))
@@ -224,6 +251,7 @@ class Underway:
         step: the model and its private step.
         participation: how often each device was asked.
         done: rounds that are in the model.
+        own: module that is trained in place of the ranker.
     """
 
     plan: MechanismPlan
@@ -234,6 +262,7 @@ class Underway:
     step: PrivateStep
     participation: Participation
     done: int
+    own: OwnModel | None = None
 
 
 def begin(
@@ -280,7 +309,7 @@ def go_on(
         point = Point(
             record=record,
             epsilon=epsilon if math.isfinite(epsilon) else None,
-            metrics=measure(experiment, dataset, run.step.averaged) if judged else None,
+            metrics=measure(experiment, dataset, run.step.averaged, run.own) if judged else None,
         )
         folder.append(point)
         on_point(point)
@@ -354,20 +383,24 @@ def plan_of(folder: RunFolder, experiment: Experiment, dataset: Dataset) -> Mech
         return recorded_plan(ledger.book(), kept.facts, experiment, dataset)
 
 
-def trained(experiment: Experiment, dataset: Dataset, folder: RunFolder) -> Trained:
+def trained(experiment: Experiment, dataset: Dataset, folder: RunFolder, own: OwnModel | None = None) -> Trained:
     """The model of a run that has at least one checkpoint.
 
     Raises:
         CheckpointError: there is none that can be read, or it belongs to another experiment.
-        ConfigError: the experiment was changed into one that cannot be run.
+        ConfigError: the experiment was changed into one that cannot be run, or `own` is not what the run trains.
         LedgerError: there is no ledger that holds.
     """
+    folder.require_module(module_facts(own, dataset))
     kept = checkpoint.newest(folder.checkpoints)
-    step = _step(experiment, dataset, plan_of(folder, experiment, dataset), kept.facts.run_id)
+    step = _step(experiment, dataset, plan_of(folder, experiment, dataset), kept.facts.run_id, own)
     step.restore(kept.state)
     return Trained(step.averaged, kept.facts.round, kept.sha256, kept.problems)
 
 
-def _step(experiment: Experiment, dataset: Dataset, plan: MechanismPlan, run_id: str) -> PrivateStep:
-    fresh = initial(dataset.schema, experiment.model, experiment.seed)
-    return PrivateStep(fresh, experiment.server, plan, run_id)
+def _step(
+    experiment: Experiment, dataset: Dataset, plan: MechanismPlan, run_id: str, own: OwnModel | None = None
+) -> PrivateStep:
+    model = model_of(experiment, own)
+    fresh = model.initial(dataset.schema, experiment.seed)
+    return PrivateStep(fresh, experiment.server, plan, run_id, model.padding)
