@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sottovoce.client.cohort_batches import CohortBatch
+from sottovoce.client.first_order_steps import FirstOrderSteps
 from sottovoce.client.local_steps import LocalSteps
 from sottovoce.client.stacked_weights import InputLayout, Table, Weights
 from sottovoce.client.workspace import Workspace
@@ -30,7 +31,7 @@ class LocalUpdates:
     """
 
     def __init__(
-        self, batch: CohortBatch, learnt: LocalSteps, shared: Weights, table: Table, buffer: Workspace
+        self, batch: CohortBatch, learnt: LocalSteps | FirstOrderSteps, shared: Weights, table: Table, buffer: Workspace
     ) -> None:
         self._batch = batch
         first, embedding = table.rows(batch.row)

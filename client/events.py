@@ -33,6 +33,7 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         crid: creative id.
         cid: campaign id.
         features: the ad's model features as they were then; an ad may have left the catalogue since.
+        context: model features of the page or moment as they were then, of an impression.
     """
 
     ts: Moment
@@ -40,6 +41,7 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     crid: Id
     cid: Id
     features: dict[str, FeatureValue] = {}
+    context: dict[str, FeatureValue] = {}
 
 
 def micros(moment: datetime) -> int:

@@ -113,18 +113,49 @@ class Encoder:
             row[list(self.device_columns)] = 0
         return row[np.newaxis]
 
+    def past(self, request: Request, log: EventLog, newest: int) -> tuple[list[Inputs], list[bool]]:
+        """The newest impressions as requests of their own, oldest first, and whether each was clicked or acted on.
+
+        An impression sees the `history_length` ones before it. What the device is counts as it is now; the page, as it
+        was then.
+
+        Args:
+            request: tells what the device is.
+            log: of this device.
+            newest: at most so many.
+        """
+        length = self.schema.history_length
+        known = remembered(log, self._catalogue, newest + length)
+        device = {
+            feature.name: request.ext.features.get(feature.name)
+            for feature in self.schema.context
+            if feature.source == "device"
+        }
+        asked = []
+        for place in range(max(0, len(known) - newest), len(known)):
+            event = known[place].event
+            context = self.schema.encode_one(self.schema.context, {**event.context, **device})
+            ad = self.schema.encode_one(self.schema.ad, event.features)
+            before = self._events(known[max(0, place - length) : place])
+            asked.append(Inputs(context[np.newaxis], *before, ad[np.newaxis]))
+        return asked, [one.outcome != "seen" for one in known[-len(asked) :]] if asked else []
+
     def history(self, log: EventLog) -> tuple[Ids, Ids, tuple[Remembered, ...]]:
         """Events, outcomes, and what they stand for; see `remembered` and `Inputs`."""
+        past = remembered(log, self._catalogue, self.schema.history_length)
+        return *self._events(past), past
+
+    def _events(self, past: tuple[Remembered, ...]) -> tuple[Ids, Ids]:
+        """Events and outcomes as the model reads them, at most `history_length`."""
         length, fields = self.schema.history_length, self.schema.history
         events = np.zeros((length, len(fields)), np.int32)
         outcomes = np.zeros(length, np.int32)
-        past = remembered(log, self._catalogue, length)
         for place, one in enumerate(past, length - len(past)):
             events[place] = self._event(one.event)
             # A model without a conversion head never saw that outcome in training.
             known = one.outcome if one.outcome in self.schema.heads else "seen" if one.outcome == "seen" else "click"
             outcomes[place] = self.schema.outcome_row(known)
-        return events, outcomes, past
+        return events, outcomes
 
     def _event(self, event: Event) -> Ids:
         """The history features of an event; those of an ad that has not changed since are already encoded."""

@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 
 from sottovoce.client.clipped_sum import ClippedSum, LocalUpdates
-from sottovoce.client.cohort_batches import chunks, prepare
+from sottovoce.client.cohort_batches import CohortBatch, chunks, prepare
 from sottovoce.client.examples import Examples
+from sottovoce.client.first_order_steps import FirstOrderSteps
 from sottovoce.client.local_steps import LocalSteps
 from sottovoce.client.stacked_weights import InputLayout, Table
 from sottovoce.client.workspace import Workspace
-from sottovoce.models.ranker import RankerConfig
+from sottovoce.models.ranker import RankerConfig, step_scales
 from sottovoce.models.schema import FeatureSchema
 from sottovoce.privacy.record import RecordTarget
 
@@ -176,8 +177,14 @@ class _Fleet:
     ) -> None:
         self._schema, self._training, self._device = schema, training, device
         self.layout = InputLayout(schema, config)
-        self.shared = self.layout.stacked(parameters, device)
-        self.table = Table(parameters["table"], device)
+        scales = step_scales(schema, config)
+        self._scales = (
+            {**self.layout.stacked(scales, device), "table": scales["table"][:, 0].to(device)} if scales else {}
+        )
+        started = {name: value / scales[name] if scales else value for name, value in parameters.items()}
+        self.shared = self.layout.stacked(started, device)
+        self.table = Table(started["table"], device)
+        self._config = config
         self._seen = training.max_rows + schema.history_length
 
     def chunks(
@@ -194,7 +201,14 @@ class _Fleet:
         for chunk in cohort:
             taken = examples.take(chunk, newest=self._seen)
             batch = prepare(taken, self._schema, training.max_rows, self.layout.places).to(self._device)
-            learnt = LocalSteps(batch, self.layout, self.shared, self.table, buffer)
+            learnt = self._begin(batch, buffer)
             for _ in range(training.steps):
                 learnt.step(training.learning_rate)
             yield chunk, LocalUpdates(batch, learnt, self.shared, self.table, buffer)
+
+    def _begin(self, batch: CohortBatch, buffer: Workspace) -> LocalSteps | FirstOrderSteps:
+        """The devices of a batch before their first step."""
+        personal = self._config.personal_variance
+        if not self._config.embedding_width:
+            return FirstOrderSteps(batch, self._schema, self.shared, self.table, self._scales, personal)
+        return LocalSteps(batch, self.layout, self.shared, self.table, buffer, personal)

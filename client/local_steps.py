@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from sottovoce.client.cohort_batches import CohortBatch
 from sottovoce.client.event_attention import EventAttention
+from sottovoce.client.local_offsets import fitted_offsets
 from sottovoce.client.stacked_weights import InputLayout, Table, Weights
 from sottovoce.client.workspace import Workspace
 from sottovoce.models.ranker import losses
@@ -30,6 +31,7 @@ class LocalSteps:
         shared: dense weights of the fleet, with a leading axis of 1.
         table: embeddings of the fleet.
         buffer: memory to use; what was learnt lives there until the next batch.
+        personal_variance: of the personal layer, 0 for none.
 
     Attributes:
         dense: weights by the fleet's names, each (D, ...) after a step.
@@ -38,9 +40,16 @@ class LocalSteps:
     """
 
     def __init__(
-        self, batch: CohortBatch, layout: InputLayout, shared: Weights, table: Table, buffer: Workspace
+        self,
+        batch: CohortBatch,
+        layout: InputLayout,
+        shared: Weights,
+        table: Table,
+        buffer: Workspace,
+        personal_variance: float,
     ) -> None:
         self._batch, self._layout, self._buffer = batch, layout, buffer
+        self._personal_variance = personal_variance
         self._shared = shared
         self.dense = dict(shared)
         self.first, self.embedding = table.rows(batch.row)
@@ -103,6 +112,9 @@ class LocalSteps:
 
     def _slope(self, scores: Tensor) -> Tensor:
         """Derivative of each device's loss with respect to its scores, (D, heads, N)."""
+        batch = self._batch
+        trained = batch.weight > 0
+        scores[:, 0] += fitted_offsets(scores[:, 0], batch.labels[..., 0], trained, self._personal_variance)
         leaf = scores.detach().requires_grad_()
         with torch.enable_grad():
             loss = (losses(leaf.mT, self._batch.labels) * self._batch.weight).sum()

@@ -84,6 +84,11 @@ class OwnModel:
         require_trainable(self._own, schema, losses, self._padding)
 
     @property
+    def personal_variance(self) -> float:
+        """None: a module of one's own has no personal layer."""
+        return 0.0
+
+    @property
     def padding(self) -> tuple[str, ...]:
         """See `models.model.Model`."""
         return self._padding
@@ -100,6 +105,10 @@ class OwnModel:
         for name in self._padding:
             fresh[name][0] = 0.0
         return fresh
+
+    def scales(self, schema: FeatureSchema) -> dict[str, Tensor]:  # noqa: ARG002 - the protocol's
+        """None: updates are in the units of the parameters."""
+        return {}
 
     def chances(self, parameters: Parameters, batch: Batch, schema: FeatureSchema) -> Tensor:  # noqa: ARG002 - its own
         """See `models.model.Model`."""

@@ -19,8 +19,10 @@ from sottovoce.client.eligibility import Refusal, Situation, refusals
 from sottovoce.client.events import EventLog
 from sottovoce.client.explanation import effects
 from sottovoce.client.features import Encoder, Inputs, Remembered
+from sottovoce.client.personal import NEWEST
+from sottovoce.client.personal_scorer import PersonalScorer, fitted_offset
 from sottovoce.client.reasons import Loss, NoBid
-from sottovoce.client.request import Request
+from sottovoce.client.request import Request, RequestExt
 from sottovoce.client.scorer import Scorer, ask
 from sottovoce.client.taxonomy import named, sensitive
 from sottovoce.models.request import Scores
@@ -46,10 +48,15 @@ class Picker:
         schema: of the model; its device features are read from the request too, and dropped unless personalised.
         scorer: the model; None when no bundle can be trusted, and the ads take turns.
         catalogue: all ads; encoded once, here.
+        personal_variance: of the personal layer, as the bundle's manifest says; 0 for none.
     """
 
-    def __init__(self, schema: FeatureSchema, scorer: Scorer | None, catalogue: Catalogue) -> None:
+    def __init__(
+        self, schema: FeatureSchema, scorer: Scorer | None, catalogue: Catalogue, personal_variance: float = 0.0
+    ) -> None:
         self._scorer = scorer
+        self._personal_variance = personal_variance
+        self._personal: tuple[EventLog, RequestExt, PersonalScorer] | None = None
         self._catalogue = catalogue
         self._encoder = Encoder(schema, catalogue)
 
@@ -99,10 +106,22 @@ class Picker:
             if self._scorer is None:
                 raise DeviceError("there is no model", "install a bundle")
             inputs, past = self._inputs(request, log, mode, candidates)
-            scores = ask(self._scorer, inputs.context, inputs.events, inputs.outcomes, inputs.ad)
-            return self._auction(request, candidates, inputs, self._scorer, scores)._replace(past=past)
+            scorer = self._own(self._scorer, request, log) if mode == "personalised" else self._scorer
+            scores = ask(scorer, inputs.context, inputs.events, inputs.outcomes, inputs.ad)
+            return self._auction(request, candidates, inputs, scorer, scores)._replace(past=past)
         except DeviceError as error:
             return self._rotation(request, candidates, log)._replace(fault=error.what)
+
+    def _own(self, scorer: Scorer, request: Request, log: EventLog) -> Scorer:
+        """The model with this device's personal layer, fitted again only when log or device have changed."""
+        if not self._personal_variance:
+            return scorer
+        kept = self._personal
+        if kept is None or kept[0] is not log or kept[1] != request.ext:
+            asked, clicked = self._encoder.past(request, log, NEWEST)
+            fitted = fitted_offset(scorer, asked, clicked, self._personal_variance)
+            kept = self._personal = (log, request.ext, PersonalScorer(scorer, fitted))
+        return kept[2]
 
     def _inputs(
         self, request: Request, log: EventLog, mode: Mode, candidates: list[int]

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sottovoce.client.cohort_batches import chunks
 from sottovoce.client.examples import Examples
+from sottovoce.client.personal import NEWEST, offsets, shifted
 from sottovoce.models.model import Model
 from sottovoce.models.ranker import Batch, Parameters
 from sottovoce.models.request import Request, without_twins
@@ -22,13 +23,14 @@ PAST_ROWS = 4_096
 def score(
     parameters: Parameters, schema: FeatureSchema, model: Model, past: Examples, rows: Examples
 ) -> npt.NDArray[np.float64]:
-    """Predicted probabilities of `rows`, shape (rows, heads).
+    """Predicted probabilities of `rows`, shape (rows, heads), each device's personal layer in place.
 
     Args:
         parameters: of the model, without a device axis.
         schema: of the ids.
         model: that they belong to.
-        past: each device's own history; its newest `history_length` rows are shown to the model.
+        past: each device's own history; its newest `history_length` rows are shown to the model, and its newest
+            `personal.NEWEST` rows fit the personal layer.
         rows: what to score, of the same devices in the same order.
     """
     out = np.zeros((rows.rows, len(schema.heads)))
@@ -45,7 +47,30 @@ def score(
         real = place >= 0
         out[place[real]] = chances[real]
         start += count
+    if model.personal_variance:
+        owners = rows.owners
+        out[:, 0] = shifted(out[:, 0], personal_offsets(parameters, schema, model, past, busy)[owners])
     return out
+
+
+def personal_offsets(
+    parameters: Parameters, schema: FeatureSchema, model: Model, past: Examples, devices: npt.NDArray[np.integer]
+) -> npt.NDArray[np.float64]:
+    """What the personal layer of each device adds to its click logits, shape (all devices,); 0 for those not asked.
+
+    Args:
+        parameters: of the model, without a device axis.
+        schema: of the ids.
+        model: that they belong to.
+        past: rows of all devices.
+        devices: whose layer is fitted, each once.
+    """
+    own = past.take(devices)
+    place, chances = score_past(parameters, schema, model, own, NEWEST)
+    fitted = offsets(chances[:, 0], own.labels[place, 0], own.owners[place], own.devices, model.personal_variance)
+    found = np.zeros(past.devices)
+    found[devices] = fitted
+    return found
 
 
 def score_past(

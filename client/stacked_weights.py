@@ -37,7 +37,7 @@ class InputLayout:
     def __init__(self, schema: FeatureSchema, config: RankerConfig) -> None:
         d, tower = config.embedding_width, config.tower_width
         self.inputs = input_width(schema, config)
-        self.places = -(-self.inputs // d)
+        self.places = -(-self.inputs // d) if d else len(schema.ad)
         self.width = self.places * d
         embedded = len(schema.ad) * d
         self.ad = slice(0, embedded)

@@ -74,6 +74,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         files: every file of the bundle but the manifest and the signature.
         parent_version: the version it was trained on from, if any; below `version`.
         quantization: how weights are stored, in words.
+        personal_variance: variance among people of the offset that a device fits on its own impressions and adds to
+            the click logit; 0 for none. What it comes to is never known outside the device.
         inputs: of the model, in order.
         outputs: of the model, in order.
     """
@@ -89,6 +91,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     files: Mapping[str, File]
     parent_version: Version | None = None
     quantization: str
+    personal_variance: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.0
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
 

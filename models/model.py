@@ -16,6 +16,11 @@ class Model(Protocol):
     """
 
     @property
+    def personal_variance(self) -> float:
+        """Of the offset that each device adds to its click logits; 0 for none. See `client.personal`."""
+        ...
+
+    @property
     def padding(self) -> tuple[str, ...]:
         """Weights whose row 0 stands for "nothing there" and stays zero."""
         ...
@@ -26,6 +31,10 @@ class Model(Protocol):
 
     def initial(self, schema: FeatureSchema, seed: int) -> dict[str, Tensor]:
         """Fresh weights, float32."""
+        ...
+
+    def scales(self, schema: FeatureSchema) -> dict[str, Tensor]:
+        """Units in which updates are clipped, summed and noised, by name; where missing, those of the weight."""
         ...
 
     def chances(self, parameters: Parameters, batch: Batch, schema: FeatureSchema) -> Tensor:

@@ -31,7 +31,7 @@ class QuantizedRanker(nn.Module):
     Attributes:
         codes: (rows, planes * d) int8; the first d are the vector in units of its scale, the next d the remainder in
             units of 1/254 of it.
-        exact: (rows, 2) float32: first-order weight and scale.
+        exact: (rows, 2) float32: first-order weight and scale; (rows, 1) in a linear model, which has no codes.
         planes: how many codes each value has.
     """
 
@@ -42,7 +42,7 @@ class QuantizedRanker(nn.Module):
         super().__init__()
         self.register_buffer("codes", codes)
         self.register_buffer("exact", exact)
-        self.planes = codes.shape[1] // config.embedding_width
+        self.planes = codes.shape[1] // config.embedding_width if config.embedding_width else 0
         self._dense = {name: name.replace(".", "_") for name in dense}  # buffer names must not hold dots
         for name, value in dense.items():
             self.register_buffer(self._dense[name], value)
@@ -52,6 +52,8 @@ class QuantizedRanker(nn.Module):
     @property
     def storage(self) -> str:
         """How the weights are stored, in words."""
+        if not self.planes:
+            return "first-order weights: float32; no embeddings; activations: float32"
         return (
             f"embedding vectors: {self.planes} int8 code(s) per value, one float32 scale per row;"
             " first-order weights and dense layers: float32; activations: float32"
@@ -64,6 +66,8 @@ class QuantizedRanker(nn.Module):
         would unpack the whole table on each call.
         """
         width = self._config.embedding_width
+        if not width:
+            return functional.embedding(ids, self.exact)
         exact = functional.embedding(ids, self.exact)
         coded = functional.embedding(ids, codes).to(torch.float32)
         vector = coded[..., :width]
@@ -82,7 +86,8 @@ class QuantizedRanker(nn.Module):
         """
         visible = (outcomes != 0).to(torch.float32).unsqueeze(0)
         batch = Batch(context, ad, events, outcomes, visible)
-        parameters = {name: getattr(self, buffer) for name, buffer in self._dense.items()} | {"table": self.codes}
+        table = self.codes if self.planes else self.exact
+        parameters = {name: getattr(self, buffer) for name, buffer in self._dense.items()} | {"table": table}
         seen = ranker.interest(batch, self._click_row)
         return ranker.probabilities(ranker.logits(parameters, batch, seen, self._config, self.look_up))
 
@@ -117,11 +122,15 @@ def quantize(parameters: Parameters, schema: FeatureSchema, config: RankerConfig
     if bool(table[0].any()):
         raise ValueError("row 0 of the table is padding and must be zero")
     first, vector = table[:, :1], table[:, 1:]
+    dense = {name: value.detach().to(torch.float32).clone() for name, value in parameters.items() if name != "table"}
+    if not config.embedding_width:
+        # Zeros where the model has no such weights: a file that does not read all of its inputs loses them.
+        dense.setdefault("interest.weight", torch.zeros(2 * len(schema.history) + 2, len(schema.heads)))
+        return QuantizedRanker(vector.to(torch.int8), first.clone(), dense, schema, config).eval()
     # The smallest normal number keeps an all-zero row from dividing by zero; its codes are zero all the same.
     scale = (vector.abs().amax(1, keepdim=True) / CODES).clamp_min(torch.finfo(torch.float32).tiny)
     ratio = vector / scale
     code = ratio.round().clamp(-CODES, CODES)
     rest = ((ratio - code) * (2 * CODES)).round().clamp(-CODES, CODES)
     codes = torch.cat([code, rest][:planes], 1).to(torch.int8)
-    dense = {name: value.detach().to(torch.float32).clone() for name, value in parameters.items() if name != "table"}
     return QuantizedRanker(codes, torch.cat([first, scale], 1), dense, schema, config).eval()

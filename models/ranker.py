@@ -33,12 +33,17 @@ class RankerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Sizes of the ranker.
 
     Attributes:
-        embedding_width: d, without the first-order weight.
+        embedding_width: d, without the first-order weight. With 0 nothing is left but first-order weights, interest
+            counts and biases: a generalised linear model, far smaller, which a few thousand devices can train under a
+            small epsilon.
         tower_width: outputs of the user-and-context tower.
         cross_layers: DCN-v2 layers on the concatenated inputs.
         hidden_width: units of the MLP's one hidden layer.
         click_rate: public guess of the share of impressions that are clicked, where training starts.
         conversion_rate: public guess of the share of clicks that convert, likewise.
+        personal_variance: variance among people of the offset that each device adds to the click logit and keeps to
+            itself, see `client.personal`; 0 for no such layer.
+        interest_counts: whether a linear model weighs the interest counts; one with embeddings always does.
     """
 
     embedding_width: int = 8
@@ -47,11 +52,17 @@ class RankerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     hidden_width: int = 32
     click_rate: float = 0.5
     conversion_rate: float = 0.5
+    personal_variance: float = 0.0
+    interest_counts: bool = True
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot be built."""
-        if min(self.embedding_width, self.tower_width, self.hidden_width) < 1 or self.cross_layers < 0:
-            raise ValueError("ranker widths must be at least 1 and cross_layers at least 0")
+        if min(self.tower_width, self.hidden_width) < 1 or min(self.embedding_width, self.cross_layers) < 0:
+            raise ValueError("ranker widths must be at least 1, embedding_width and cross_layers at least 0")
+        if not 0 <= self.personal_variance <= 100:
+            raise ValueError("personal_variance must lie between 0 and 100")
+        if self.embedding_width and not self.interest_counts:
+            raise ValueError("only a linear model, of embedding_width 0, can do without interest_counts")
         if not (0 < self.click_rate < 1 and 0 < self.conversion_rate < 1):
             raise ValueError("click_rate and conversion_rate must lie between 0 and 1")
 
@@ -67,6 +78,10 @@ class RankerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     def initial(self, schema: FeatureSchema, seed: int) -> dict[str, Tensor]:
         """See `model.Model`."""
         return initial(schema, self, seed)
+
+    def scales(self, schema: FeatureSchema) -> dict[str, Tensor]:
+        """See `model.Model`."""
+        return step_scales(schema, self)
 
     def chances(self, parameters: Parameters, batch: "Batch", schema: FeatureSchema) -> Tensor:
         """See `model.Model`."""
@@ -134,6 +149,9 @@ def input_width(schema: FeatureSchema, config: RankerConfig) -> int:
 def shapes(schema: FeatureSchema, config: RankerConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every trainable parameter, in canonical order."""
     x, d, heads = input_width(schema, config), config.embedding_width, len(schema.heads)
+    if not d:
+        interest = {"interest.weight": (2 * len(schema.history) + 2, heads)} if config.interest_counts else {}
+        return {"table": (schema.rows, 1), **interest, "head.bias": (1, heads)}
     out: dict[str, tuple[int, ...]] = {
         "table": (schema.rows, 1 + d),
         "tower.weight": (len(schema.context) * d, config.tower_width),
@@ -175,6 +193,29 @@ def initial(schema: FeatureSchema, config: RankerConfig, seed: int) -> dict[str,
     return made
 
 
+FREQUENT = 1024
+"""Rows of a field above which each row counts as rare."""
+
+
+def step_scales(schema: FeatureSchema, config: RankerConfig) -> dict[str, Tensor]:
+    """Units in which the linear model's weights are trained, clipped and noised; nothing for a ranker with embeddings.
+
+    A field of few values shows each of them often, so that its weights need small steps and little of the noise. Its
+    unit is the root of its number of rows, over the root of `FREQUENT`, at most 1; what every impression shows counts
+    as a field of ten. All of it is read off the schema, which is public.
+
+    Source: preconditioning by public side information before clipping, Li et al. 2022, arXiv:2202.05963, section 3.
+    """
+    if config.embedding_width:
+        return {}
+    scales = {name: torch.full(shape, math.sqrt(10 / FREQUENT)) for name, shape in shapes(schema, config).items()}
+    scales["table"] = torch.ones_like(scales["table"])
+    for feature in schema.features:
+        start = schema.offsets[feature.name]
+        scales["table"][start : start + feature.buckets] = min(1.0, math.sqrt(feature.buckets / FREQUENT))
+    return scales
+
+
 def look_up(table: Tensor, ids: Tensor) -> Tensor:
     """Rows of the (fused) table, shape ids.shape + (1 + d,)."""
     return functional.embedding(ids, table)
@@ -210,8 +251,14 @@ def logits(
         dense: how a dense layer is computed; whoever wants to see what goes into it and comes out brings another.
     """
     table = parameters["table"]
-    context, ad, events = lookup(table, batch.context), lookup(table, batch.ad), lookup(table, batch.events)
-    outcomes = lookup(table, batch.outcomes)
+    context, ad = lookup(table, batch.context), lookup(table, batch.ad)
+    first_order = ad[..., 0].sum(-1, keepdim=True) + context[..., 0].sum(-1, keepdim=True)
+    if "interest.weight" not in parameters:
+        return _with_first_order(parameters["head.bias"] + torch.zeros_like(seen.counts[..., :1]), first_order)
+    liking = seen.counts @ parameters["interest.weight"]
+    if not config.embedding_width:
+        return _with_first_order(liking + parameters["head.bias"], first_order)
+    events, outcomes = lookup(table, batch.events), lookup(table, batch.outcomes)
 
     user = torch.relu(dense(context[..., 1:].flatten(-2), parameters, "tower"))
 
@@ -229,9 +276,12 @@ def logits(
         x = x0 * dense(x, parameters, f"cross.{layer}") + x
         layer += 1
     hidden = torch.relu(dense(x, parameters, "hidden"))
-    first_order = ad[..., 0].sum(-1, keepdim=True) + context[..., 0].sum(-1, keepdim=True)
-    liking = seen.counts @ parameters["interest.weight"]
     head = dense(torch.cat([x, hidden], -1), parameters, "head") + liking
+    return _with_first_order(head, first_order)
+
+
+def _with_first_order(head: Tensor, first_order: Tensor) -> Tensor:
+    """First-order weights speak for the click head only."""
     if head.shape[-1] == 1:
         return head + first_order
     return torch.cat([head[..., :1] + first_order, head[..., 1:]], -1)

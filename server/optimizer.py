@@ -34,6 +34,12 @@ class ServerOptimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         second_moment: second-moment decay, for FedAdam.
         averaging: decay of the running average of the weights, which is the model that ships; 0 ships the last
             weights. Averaging noisy iterates is post-processing and costs no privacy.
+        schedule: `constant`; `linear` lets the learning rate fall from round to round, in equal steps, to 1 / rounds
+            of it in the last round: large steps while there is much to learn, small ones against the noise.
+        shrinkage: c; after each round the weights of the table are made smaller by the share c * v, where v is the
+            variance of the noise of the whole run in the units of one device: (z / q)^2 / rounds, about 1.2 at epsilon
+            4 and 14 at epsilon 1 with everybody in every round. A ridge that grows with the noise, as the prior of a
+            regression would; without noise there is none.
     """
 
     kind: Literal["fedavg", "momentum", "fedadam"] = "fedadam"
@@ -41,12 +47,16 @@ class ServerOptimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     momentum: float = 0.9
     second_moment: float = 0.99
     averaging: float = 0.9
+    schedule: Literal["constant", "linear"] = "constant"
+    shrinkage: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse rates that cannot train."""
         decays = (self.momentum, self.second_moment, self.averaging)
         if not 0 < self.learning_rate < math.inf or not all(0 <= decay < 1 for decay in decays):
             raise ValueError("server learning_rate must be positive, its decays at least 0 and below 1")
+        if not 0 <= self.shrinkage <= 1:
+            raise ValueError("server shrinkage must lie between 0 and 1")
 
     def build(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """The torch optimizer over `parameters`."""
@@ -61,6 +71,7 @@ class _SumOptimizer(DPOptimizer):  # type: ignore[misc]
     """Opacus' sequence over sums that arrive clipped."""
 
     noise: SumNoise
+    scales: list[Tensor | None]
     paid: Reservation
     source: Source
 
@@ -72,8 +83,9 @@ class _SumOptimizer(DPOptimizer):  # type: ignore[misc]
         flat = torch.cat([parameter.summed_grad.reshape(-1) for parameter in self.params])
         noisy = torch.from_numpy(self.noise.release(flat.numpy(), self.paid, self.source))
         sizes = [parameter.numel() for parameter in self.params]
-        for parameter, part in zip(self.params, torch.split(noisy, sizes), strict=True):
-            parameter.grad = part.view_as(parameter).to(parameter.dtype)
+        for parameter, part, scale in zip(self.params, torch.split(noisy, sizes), self.scales, strict=True):
+            arrived = part.view_as(parameter).to(parameter.dtype)
+            parameter.grad = arrived if scale is None else arrived * scale
 
 
 class PrivateStep:
@@ -85,6 +97,7 @@ class PrivateStep:
         plan: fixes clip norm, noise and the public denominator.
         run_id: of the run whose reservations it accepts.
         padding: parameters whose row 0 stays zero, whatever the noise.
+        scales: units in which updates arrive, by name, see `ranker.step_scales`; where missing, those of the parameter.
     """
 
     def __init__(
@@ -94,6 +107,7 @@ class PrivateStep:
         plan: MechanismPlan,
         run_id: str,
         padding: tuple[str, ...] = ("table",),
+        scales: Mapping[str, Tensor] | None = None,
     ) -> None:
         self._parameters = {name: torch.nn.Parameter(value.clone()) for name, value in parameters.items()}
         self._average = {name: torch.zeros_like(value) for name, value in parameters.items()}
@@ -102,6 +116,9 @@ class PrivateStep:
         self._steps = 0
         self._run_id = run_id
         self._padding = padding
+        self._optimizer, self._rounds = optimizer, plan.rounds
+        noise = plan.noise_multiplier * plan.population / plan.expected_cohort
+        self._kept = 1.0 - min(1.0, optimizer.shrinkage * noise**2 / plan.rounds)
         self._paid = (0, 0)
         self._torch = optimizer.build(list(self._parameters.values()))
         self._private = _SumOptimizer(
@@ -112,6 +129,7 @@ class PrivateStep:
             loss_reduction="mean",
         )
         self._private.noise = plan.summed_noise()
+        self._private.scales = [(scales or {}).get(name) for name in self._parameters]
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -140,6 +158,10 @@ class PrivateStep:
         self._paid = (reservation.seq, reservation.round)
         self._private.paid, self._private.source = reservation, source
         self._private.zero_grad()
+        if self._optimizer.schedule == "linear":
+            left = max(self._rounds - self._steps, 1) / self._rounds
+            for group in self._torch.param_groups:
+                group["lr"] = self._optimizer.learning_rate * left
         for name, parameter in self._parameters.items():
             # torch minimizes: an update is a negative gradient.
             parameter.grad_sample = -torch.from_numpy(np.asarray(total[name], np.float64)).unsqueeze(0)  # type: ignore[attr-defined]
@@ -147,6 +169,7 @@ class PrivateStep:
         self._steps += 1
         with torch.no_grad():
             for name in self._padding:
+                self._parameters[name].mul_(self._kept)
                 self._parameters[name][0] = 0.0
             for name, parameter in self._parameters.items():
                 self._average[name].lerp_(parameter, 1.0 - self._averaging)

@@ -155,6 +155,7 @@ def release(
         files={name: File(sha256=hashlib.sha256(data).hexdigest(), length=len(data)) for name, data in files.items()},
         parent_version=parent_version,
         quantization=module.storage,
+        personal_variance=config.personal_variance,
         inputs=_inputs(schema),
         outputs=(Port(name=OUTPUT, shape=(-1, len(schema.heads)), dtype="float32"),),
     )

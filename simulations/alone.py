@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sottovoce.client.examples import Examples
 from sottovoce.client.fleet import LocalTraining
-from sottovoce.models.ranker import Batch, Interest, RankerConfig, interest, logits, losses
+from sottovoce.models.ranker import Batch, Interest, RankerConfig, interest, logits, losses, step_scales
 from sottovoce.models.schema import FeatureSchema
 
 
@@ -21,6 +21,7 @@ class LoneDevice(NamedTuple):
     """The rows of one device, as tensors.
 
     Attributes:
+        schema: of the ids.
         batch: every row, with table ids.
         seen: from `ranker.interest` on it.
         labels: (rows, heads) float32.
@@ -28,6 +29,7 @@ class LoneDevice(NamedTuple):
         share: (table rows, 1) what a table row's gradient is divided by, see `LocalTraining.learning_rate`.
     """
 
+    schema: FeatureSchema
     batch: Batch
     seen: Interest
     labels: Tensor
@@ -59,6 +61,7 @@ def open_device(examples: Examples, device: int, schema: FeatureSchema, training
         schema, context[trained], ad[trained], np.concatenate([ad[:, : len(schema.history)].ravel(), ad.ravel()])
     )
     return LoneDevice(
+        schema,
         batch,
         interest(batch, schema.outcome_row("click")),
         torch.from_numpy(labels.astype(np.float32)),
@@ -68,20 +71,48 @@ def open_device(examples: Examples, device: int, schema: FeatureSchema, training
 
 
 def loss_of(parameters: Mapping[str, Tensor], device: LoneDevice, config: RankerConfig) -> Tensor:
-    """Mean loss over the trained rows."""
-    return losses(logits(parameters, device.batch, device.seen, config), device.labels)[device.trained].mean()
+    """Mean loss over the trained rows, of the linear model their sum; the device's personal layer in place."""
+    scores = logits(parameters, device.batch, device.seen, config)[device.trained]
+    labels = device.labels[device.trained]
+    if config.personal_variance:
+        own = own_offset(scores[:, 0].detach().double(), labels[:, 0].double(), config.personal_variance)
+        scores = torch.cat([scores[:, :1] + own, scores[:, 1:]], 1)
+    loss = losses(scores, labels)
+    return loss.mean() if config.embedding_width else loss.sum()
+
+
+def own_offset(scores: Tensor, clicks: Tensor, variance: float) -> float:
+    """The personal layer of one device by halving an interval, which cannot go wrong.
+
+    Args:
+        scores: (rows,) click logits, float64.
+        clicks: (rows,) 0 or 1.
+        variance: of the layer.
+    """
+    # At the offset, what is left of the clicks equals the offset over the variance: it cannot lie further out.
+    low, high = -variance * len(clicks), variance * len(clicks)
+    for _ in range(80):
+        middle = (low + high) / 2
+        if float((clicks - torch.sigmoid(scores + middle)).sum()) > middle / variance:
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 def descend(
     parameters: Mapping[str, Tensor], device: LoneDevice, config: RankerConfig, training: LocalTraining
 ) -> dict[str, Tensor]:
     """The parameters after the device's local steps, by name; those given are not changed."""
+    scales = step_scales(device.schema, config)
     local = {name: value.detach().clone().requires_grad_() for name, value in parameters.items()}
     for _ in range(training.steps):
         gradients = torch.autograd.grad(loss_of(local, device, config), list(local.values()))
         with torch.no_grad():
             for (name, value), gradient in zip(local.items(), gradients, strict=True):
-                value -= training.learning_rate * (gradient / device.share if name == "table" else gradient)
+                # A step in units of s moves the weight itself by s times s times its gradient.
+                pace = scales[name].square() if scales else 1.0 / device.share if name == "table" else 1.0
+                value -= training.learning_rate * pace * gradient
             local["table"][0] = 0.0
     return {name: value.detach() for name, value in local.items()}
 
@@ -94,11 +125,16 @@ def train_alone(
     config: RankerConfig,
     training: LocalTraining,
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """The device's update before clipping: new minus old by name, zeros for a device without rows."""
+    """The device's update before clipping: new minus old by name, in the units of `ranker.step_scales`.
+
+    Zeros for a device without rows.
+    """
     if examples.offsets[device + 1] == examples.offsets[device]:
         return {name: np.zeros(value.shape) for name, value in parameters.items()}
     trained = descend(parameters, open_device(examples, device, schema, training), config, training)
-    return {name: (value - parameters[name]).double().numpy() for name, value in trained.items()}
+    moved = {name: (value - parameters[name]).double() for name, value in trained.items()}
+    scales = step_scales(schema, config)
+    return {name: (value / scales[name] if scales else value).numpy() for name, value in moved.items()}
 
 
 def _shares(

@@ -152,7 +152,8 @@ def pick(
             return scorer.scores(one.context, one.events, one.outcomes, one.ad)
 
         check_golden(believed, golden)
-    picker = Picker(believed.schema, scorer, decode_catalogue(_read(catalogue), str(catalogue)))
+    ads = decode_catalogue(_read(catalogue), str(catalogue))
+    picker = Picker(believed.schema, scorer, ads, believed.manifest.personal_variance)
     decision = picker.pick(
         decode_request(_read(request), str(request)),
         decode_log(_read(log), str(log)) if log else EventLog(),

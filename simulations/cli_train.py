@@ -139,7 +139,11 @@ def _announce(say: Console, chosen: Experiment, devices: int, rows: int, noise: 
     else:
         say.print(
             f"device-level epsilon {target.epsilon:g}, delta {target.delta:g}: noise multiplier {noise:.3f}, "
-            f"cohorts of about {target.sampling_rate * devices:,.0f}"
+            + (
+                "everybody joins every round"
+                if target.sampling == "none"
+                else f"cohorts of about {target.sampling_rate * devices:,.0f}"
+            )
         )
     if target.noise == "seeded":
         say.print(

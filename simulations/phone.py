@@ -113,15 +113,15 @@ def events_jsonl(market: Market, device: int) -> bytes:
         return b""
     log = market.block_log(block, people)
     rng = market.stream(DELAYS, device)
-    events: list[tuple[int, str, int]] = []
+    events: list[tuple[int, str, int, dict[str, int | str]]] = []
     for at in np.flatnonzero((log.device == row) & (log.time < TRAIN_DAYS * DAY_S)):
         second, ad = int(log.time[at]), int(log.ad[at])
         to_click, to_buy = int(rng.integers(1, 20)), int(rng.integers(30, 3600))
-        events.append((second, "impression", ad))
+        events.append((second, "impression", ad, page_features(log.context[at])))
         if log.click[at]:
-            events.append((second + to_click, "click", ad))
+            events.append((second + to_click, "click", ad, {}))
         if log.conversion[at]:
-            events.append((second + to_click + to_buy, "conversion", ad))
+            events.append((second + to_click + to_buy, "conversion", ad, {}))
     events.sort(key=lambda event: event[0])
     return b"".join(
         msgspec.json.encode(
@@ -131,19 +131,20 @@ def events_jsonl(market: Market, device: int) -> bytes:
                 "crid": f"a{ad}",
                 "cid": f"c{market.campaign[ad]}",
                 "features": ad_features(market, ad),
+                "context": moment if event == "impression" else {},
             }
         )
         + b"\n"
-        for second, event, ad in events
+        for second, event, ad, moment in events
         if second < TRAIN_DAYS * DAY_S
     )
 
 
 def request_json(market: Market, device: int, number: int = 0) -> bytes:
     """`request.json`: what the page of the `number`-th visit asks; banner sizes take turns."""
-    page, hour, connection = (int(value) for value in visit(market, device, number).context[0])
+    context = visit(market, device, number).context[0]
     width, height = SIZES[number % len(SIZES)]
-    _, category, name = CATEGORIES[page]
+    _, category, name = CATEGORIES[int(context[0])]
     kind = market.people(np.array([device])).device_class[0]
     return msgspec.json.encode(
         {
@@ -158,14 +159,7 @@ def request_json(market: Market, device: int, number: int = 0) -> bytes:
             "badv": [],
             "wlang": ["en"],
             "device": {"language": "en"},
-            "ext": {
-                "features": {
-                    "device_class": DEVICE_CLASSES[kind],
-                    "page_category": category,
-                    "hour_part": hour,
-                    "connection": CONNECTIONS[connection],
-                }
-            },
+            "ext": {"features": {"device_class": DEVICE_CLASSES[kind], **page_features(context)}},
         }
     )
 
@@ -187,6 +181,12 @@ def consent_json(market: Market, device: int) -> bytes:
             "gpc": False,
         }
     )
+
+
+def page_features(context: Ints) -> dict[str, int | str]:
+    """Model features of a page and moment by name, from indices of page category, hour part and connection."""
+    page, hour, connection = (int(value) for value in context)
+    return {"page_category": CATEGORIES[page][1], "hour_part": hour, "connection": CONNECTIONS[connection]}
 
 
 def ad_features(market: Market, ad: int) -> dict[str, int | str]:

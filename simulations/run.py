@@ -403,4 +403,5 @@ def _step(
 ) -> PrivateStep:
     model = model_of(experiment, own)
     fresh = model.initial(dataset.schema, experiment.seed)
-    return PrivateStep(fresh, experiment.server, plan, run_id, model.padding)
+    scales = model.scales(dataset.schema)
+    return PrivateStep(fresh, experiment.server, plan, run_id, model.padding, scales)

@@ -15,6 +15,15 @@ from sottovoce.models.schema import Feature, FeatureSchema
 from sottovoce.simulations.alone import train_alone
 
 CONFIG = RankerConfig(embedding_width=4, tower_width=6, hidden_width=5)
+MODELS = {
+    "ranker": CONFIG,
+    "ranker with a personal layer": RankerConfig(
+        embedding_width=4, tower_width=6, hidden_width=5, personal_variance=0.7
+    ),
+    "linear model": RankerConfig(embedding_width=0),
+    "linear model with a personal layer": RankerConfig(embedding_width=0, personal_variance=0.7),
+    "linear model without counts": RankerConfig(embedding_width=0, personal_variance=0.7, interest_counts=False),
+}
 HEADS = {"one head": ("click",), "two heads": ("click", "conversion")}
 
 
@@ -59,25 +68,26 @@ def parameters(made, config=CONFIG, seed=0):
     return moved
 
 
-def one_by_one(values, rows, made, training, clip_norm, devices):
+def one_by_one(values, rows, made, training, clip_norm, devices, config=CONFIG):
     total = {name: np.zeros(value.shape) for name, value in values.items()}
     for device in devices:
-        update = train_alone(values, rows, int(device), made, CONFIG, training)
+        update = train_alone(values, rows, int(device), made, config, training)
         norm = np.sqrt(sum(np.square(value).sum() for value in update.values()))
         for name, value in update.items():
             total[name] += value * min(1.0, clip_norm / norm) if norm else 0.0
     return total
 
 
+@pytest.mark.parametrize("config", MODELS.values(), ids=MODELS.keys())
 @pytest.mark.parametrize("heads", HEADS.values(), ids=HEADS.keys())
 @pytest.mark.parametrize("moments", [True, False], ids=["page features", "no page features"])
-def test_the_fleet_computes_what_each_device_would_alone(heads, moments):
+def test_the_fleet_computes_what_each_device_would_alone(config, heads, moments):
     made = schema(heads, moments)
     rows = examples(made, [7, 1, 0, 12, 3, 1, 6])  # ragged, empty, one-row
-    values, training = parameters(made), LocalTraining(steps=3, learning_rate=0.4, max_rows=5)
+    values, training = parameters(made, config=config), LocalTraining(steps=3, learning_rate=0.4, max_rows=5)
     devices = np.array([0, 1, 2, 3, 3, 4, 5, 6])  # one asked twice
-    together = fleet_update(values, rows, made, CONFIG, training, 0.7, devices, chunk_rows=16)
-    alone = one_by_one(values, rows, made, training, 0.7, devices)
+    together = fleet_update(values, rows, made, config, training, 0.7, devices, chunk_rows=16)
+    alone = one_by_one(values, rows, made, training, 0.7, devices, config)
     for name in values:
         np.testing.assert_allclose(together.total[name], alone[name], atol=1e-5)
     assert together.devices == 8
@@ -98,15 +108,16 @@ def test_a_device_with_a_long_past_costs_no_more_than_its_newest_rows_and_its_hi
         np.testing.assert_allclose(whole[name], alone[name], atol=1e-5)
 
 
-def test_ten_rounds_of_the_fleet_end_where_ten_rounds_one_by_one_end():
+@pytest.mark.parametrize("config", MODELS.values(), ids=MODELS.keys())
+def test_ten_rounds_of_the_fleet_end_where_ten_rounds_one_by_one_end(config):
     made = schema()
-    rows = examples(made, [5, 2, 9, 0, 4])
-    training, devices = LocalTraining(steps=2, learning_rate=0.3), np.arange(5)
-    fast, slow = parameters(made), parameters(made)
+    rows = examples(made, [5, 2, 9, 0, 1, 4])
+    training, devices = LocalTraining(steps=2, learning_rate=0.3), np.array([0, 1, 2, 2, 3, 4, 5])
+    fast, slow = parameters(made, config=config), parameters(made, config=config)
     for _ in range(10):
-        update = fleet_update(fast, rows, made, CONFIG, training, 1.0, devices).total
+        update = fleet_update(fast, rows, made, config, training, 1.0, devices).total
         fast = {name: value + torch.from_numpy(update[name]).float() / 5 for name, value in fast.items()}
-        update = one_by_one(slow, rows, made, training, 1.0, devices)
+        update = one_by_one(slow, rows, made, training, 1.0, devices, config)
         slow = {name: value + torch.from_numpy(update[name]).float() / 5 for name, value in slow.items()}
     for name in fast:
         torch.testing.assert_close(fast[name], slow[name], atol=1e-5, rtol=0)
