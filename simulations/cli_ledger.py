@@ -6,7 +6,6 @@ others can read the password: better leave it out and put it into ~/.pgpass.
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -98,14 +97,15 @@ def plan_runs(
     from sottovoce.simulations.experiment import compose  # not part of the device runtime
     from sottovoce.simulations.queries import measurement_plans
     from sottovoce.simulations.run import plan_for
+    from sottovoce.simulations.sweep_campaign import whole
 
     chosen = compose(experiment, overridden(settings, shortcuts))
     with Ledger.open(place) as opened:
         budget = Budget.of(opened)
         campaign = opened.book().campaign
         people = campaign.population if campaign else 0
-        plans = [plan_for(chosen, people), *measurement_plans(chosen, people).values()]
-        budget.register(*(replace(plan, rounds=plan.rounds * runs) for plan in plans))
+        plans = (plan_for(chosen, people), *measurement_plans(chosen, people).values())
+        budget.register(*whole([plans] * runs))
         found = statement(opened)
     if json_output:
         print_json(found)
