@@ -126,7 +126,7 @@ def prepare(examples: Examples, schema: FeatureSchema, max_rows: int, width: int
         examples: the newest `max_rows` + `history_length` rows of each device; see `Examples.take`.
         schema: of the ids.
         max_rows: newest rows of a device that are trained on.
-        width: places of one embedding width in a row of the ranker's input, see `LocalWeights`.
+        width: places of one embedding width in a row of the ranker's input, see `InputLayout.places`.
     """
     lengths = np.diff(examples.offsets)
     count, most = len(lengths), int(lengths.max())
