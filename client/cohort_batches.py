@@ -18,7 +18,10 @@ from sottovoce.client.touched_rows import touched_rows
 from sottovoce.models.schema import FeatureSchema
 
 MOST_PADDING = 0.2
-"""Largest share of a batch's padded rows that are padding."""
+"""The padded rows of a cohort hold a smaller share of padding than this."""
+
+GROUP_ROWS = 300.0
+"""Rows that could be trained in the time that another group costs, however small it is; measured."""
 
 HIDDEN = -1e4 / math.log(2.0)
 """Added to the attention of a row to what it may not see, in units of log 2."""
@@ -64,7 +67,7 @@ class CohortBatch(NamedTuple):
 def chunks(
     examples: Examples, devices: npt.NDArray[np.int64], newest: int, chunk_rows: int
 ) -> Iterator[npt.NDArray[np.int64]]:
-    """Devices with rows, grouped by like size so that at most a fifth of the padded rows of a group is padding.
+    """Devices with rows, grouped by like size: few groups, less than a fifth of whose padded rows are padding.
 
     Args:
         examples: their rows.
@@ -75,18 +78,45 @@ def chunks(
     lengths = np.minimum(examples.offsets[devices + 1] - examples.offsets[devices], newest)
     order = np.argsort(-lengths, kind="stable")
     order = order[lengths[order] > 0]
-    falling = lengths[order]
-    ends = np.concatenate([[0], np.cumsum(falling)])
-    start = 0
-    while start < len(order):
-        width = int(falling[start])
-        size = max(1, min(chunk_rows // width, len(order) - start))
-        # Lengths fall, so the share of padding rises with the size of the group.
-        filled = ends[start + 1 : start + size + 1] - ends[start]
-        full = filled >= (1.0 - MOST_PADDING) * width * np.arange(1, size + 1)
-        size = int(np.count_nonzero(full))
-        yield devices[order[start : start + size]]
-        start += size
+    if not len(order):
+        return
+    widths, counts = np.unique(lengths[order], return_counts=True)
+    widths, ends = widths[::-1], np.concatenate([[0], np.cumsum(counts[::-1])])
+    price, real = GROUP_ROWS, int(lengths.sum())
+    bounds = _cheapest(widths, ends, price, chunk_rows)
+    while real <= (1.0 - MOST_PADDING) * sum(widths[j] * (ends[k] - ends[j]) for j, k in bounds):
+        price /= 2.0
+        bounds = _cheapest(widths, ends, price, chunk_rows)
+    for begin, end in bounds:
+        parts = -(-(ends[end] - ends[begin]) // max(1, chunk_rows // int(widths[begin])))
+        yield from np.array_split(devices[order[ends[begin] : ends[end]]], parts)
+
+
+def _cheapest(
+    widths: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], price: float, chunk_rows: int
+) -> list[tuple[int, int]]:
+    """Runs of falling widths, as begin and end, so that padded rows and `price` rows for each group cost least.
+
+    At a price below one row no run holds two widths, and nothing is padded.
+
+    Args:
+        widths: falling.
+        ends: (widths + 1,) devices before each width.
+        price: of a group, in rows.
+        chunk_rows: where a run is cut into several groups.
+    """
+    least, begins = np.zeros(len(widths) + 1), np.zeros(len(widths) + 1, np.int64)
+    for end in range(1, len(widths) + 1):
+        rows = widths[:end] * (ends[end] - ends[:end])
+        costs = least[:end] + rows + price * np.ceil(rows / chunk_rows)
+        begins[end] = np.argmin(costs)
+        least[end] = costs[begins[end]]
+    found: list[tuple[int, int]] = []
+    end = len(widths)
+    while end:
+        found.append((int(begins[end]), end))
+        end = int(begins[end])
+    return found[::-1]
 
 
 def prepare(examples: Examples, schema: FeatureSchema, max_rows: int, width: int) -> CohortBatch:
@@ -96,7 +126,7 @@ def prepare(examples: Examples, schema: FeatureSchema, max_rows: int, width: int
         examples: the newest `max_rows` + `history_length` rows of each device; see `Examples.take`.
         schema: of the ids.
         max_rows: newest rows of a device that are trained on.
-        width: places of one embedding width in a row of the ranker's input, see `LocalWeights`.
+        width: places of one embedding width in a row of the ranker's input, see `InputLayout.places`.
     """
     lengths = np.diff(examples.offsets)
     count, most = len(lengths), int(lengths.max())

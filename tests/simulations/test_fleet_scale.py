@@ -3,7 +3,9 @@ import pytest
 
 from sottovoce.client.fleet import LocalTraining, fleet_update
 from sottovoce.models.ranker import RankerConfig, initial
+from sottovoce.privacy.errors import ConfigError
 from sottovoce.simulations import market
+from sottovoce.simulations.cli_bench import bench
 from sottovoce.simulations.dataset import open_memory_mapped, save
 from sottovoce.simulations.fleet_profile import PARTS, large_case, profile
 from sottovoce.simulations.fleet_scale import build, measure_rounds, measure_scale
@@ -42,6 +44,12 @@ def test_memory_of_a_million_devices_stays_within_four_gigabytes():
     assert many.peak_rss_mib < 4096
     assert many.build_peak_rss_mib < 4096
     assert many.ms_per_device_round < 1.15 * few.ms_per_device_round
+
+
+@pytest.mark.parametrize("scale", ["0", "1000,", "many", "10,-1"])
+def test_populations_that_are_none_are_refused(scale):
+    with pytest.raises(ConfigError, match="not a list of populations"):
+        bench.main(["fleet", "--scale", scale], standalone_mode=False)
 
 
 def test_a_profile_names_every_part_and_they_add_up():
