@@ -162,7 +162,13 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "market": {"model": {"click_rate": 0.05, "conversion_rate": 0.1}, "server": {"learning_rate": 0.05}},
-    "kuairand": {"rounds": 200, "evaluate_every": 20, "privacy": {"clip_norm": 0.5}},
+    "kuairand": {
+        "rounds": 60,
+        "model": {"embedding_width": 0, "interest_counts": False, "personal_variance": 1.0, "click_rate": 0.35},
+        "local": {"steps": 1, "learning_rate": 1.0},
+        "server": {"kind": "momentum", "learning_rate": 10.0, "schedule": "linear", "shrinkage": 0.002},
+        "privacy": {"sampling": "none", "clip_norm": 2.0},
+    },
     "movietweetings": {"rounds": 100, "privacy": {"delta": 1e-4}},
     "completejourney": {"rounds": 100, "privacy": {"delta": 1e-4}},
     "table": {},
