@@ -34,12 +34,13 @@ class ServerOptimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         second_moment: second-moment decay, for FedAdam.
         averaging: decay of the running average of the weights, which is the model that ships; 0 ships the last
             weights. Averaging noisy iterates is post-processing and costs no privacy.
-        schedule: `constant`; `linear` lets the learning rate fall from round to round, in equal steps, to 1 / rounds
-            of it in the last round: large steps while there is much to learn, small ones against the noise.
-        shrinkage: c; after each round the weights of the table are made smaller by the share c * v, where v is the
-            variance of the noise of the whole run in the units of one device: (z / q)^2 / rounds, about 1.2 at epsilon
-            4 and 14 at epsilon 1 with everybody in every round. A ridge that grows with the noise, as the prior of a
-            regression would; without noise there is none.
+        schedule: `constant`; or `linear`: the rates fall from round to round in equal steps and add up to
+            `learning_rate` over the whole run. Large steps while there is much to learn, small ones against the noise;
+            more rounds take smaller steps, so that their number can be changed alone.
+        shrinkage: c; over the whole run the weights of the table are made smaller by the share c * v, in equal parts,
+            where v is the variance of the noise of all rounds together in the units of one device: (z / q)^2 / rounds,
+            about 1.2 at epsilon 4 and 14 at epsilon 1 with everybody in every round. A ridge that grows with the noise,
+            as the prior of a regression would; without noise there is none.
     """
 
     kind: Literal["fedavg", "momentum", "fedadam"] = "fedadam"
@@ -118,7 +119,7 @@ class PrivateStep:
         self._padding = padding
         self._optimizer, self._rounds = optimizer, plan.rounds
         noise = plan.noise_multiplier * plan.population / plan.expected_cohort
-        self._kept = 1.0 - min(1.0, optimizer.shrinkage * noise**2 / plan.rounds)
+        self._kept = 1.0 - min(1.0, optimizer.shrinkage * noise**2 / plan.rounds**2)
         self._paid = (0, 0)
         self._torch = optimizer.build(list(self._parameters.values()))
         self._private = _SumOptimizer(
@@ -159,9 +160,9 @@ class PrivateStep:
         self._private.paid, self._private.source = reservation, source
         self._private.zero_grad()
         if self._optimizer.schedule == "linear":
-            left = max(self._rounds - self._steps, 1) / self._rounds
+            left = max(self._rounds - self._steps, 1)
             for group in self._torch.param_groups:
-                group["lr"] = self._optimizer.learning_rate * left
+                group["lr"] = self._optimizer.learning_rate * 2 * left / (self._rounds * (self._rounds + 1))
         for name, parameter in self._parameters.items():
             # torch minimizes: an update is a negative gradient.
             parameter.grad_sample = -torch.from_numpy(np.asarray(total[name], np.float64)).unsqueeze(0)  # type: ignore[attr-defined]

@@ -166,7 +166,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "rounds": 60,
         "model": {"embedding_width": 0, "interest_counts": False, "personal_variance": 1.0, "click_rate": 0.35},
         "local": {"steps": 1, "learning_rate": 1.0},
-        "server": {"kind": "momentum", "learning_rate": 10.0, "schedule": "linear", "shrinkage": 0.002},
+        "server": {"kind": "momentum", "learning_rate": 305.0, "schedule": "linear", "shrinkage": 0.12},
         "privacy": {"sampling": "none", "clip_norm": 2.0},
     },
     "movietweetings": {"rounds": 100, "privacy": {"delta": 1e-4}},
