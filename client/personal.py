@@ -7,8 +7,11 @@ It is worked out wherever it is needed, from the shared weights and the rows on 
 so it costs no privacy.
 
 In training the offset is fitted first and the shared weights are moved with it in place: the sums that are clipped and
-noised then no longer hold what is only one person's habit. Here is the arithmetic for a phone, without torch; the
-fleet does the same to all its devices at once (`client.local_offsets`).
+noised then no longer hold what is only one person's habit. Record-level training leaves the offset out: fitted on all
+rows of a device, it would let one row move the gradients of the others.
+
+Here is the arithmetic for a phone, without torch; the fleet does the same to all its devices at once
+(`client.local_offsets`).
 
 Source: Zhang et al. 2016, "GLMix", KDD, section 3; Singhal et al. 2021, arXiv:2102.03448, for parameters that are
 rebuilt on the device and never leave it.

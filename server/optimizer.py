@@ -28,7 +28,8 @@ class ServerOptimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     """Which server optimizer, after Reddi et al. 2021 (arXiv:2003.00295, algorithm 2).
 
     Attributes:
-        kind: `fedavg`, `momentum` (FedAvgM) or `fedadam`.
+        kind: `fedavg`, `momentum` (FedAvgM) or `fedadam`. FedAdam makes all weights move alike, and so undoes the units
+            of a linear model (`models.units`): train one with `momentum` or `fedavg`.
         learning_rate: server step.
         momentum: first-moment decay, for momentum and FedAdam.
         second_moment: second-moment decay, for FedAdam.
@@ -36,10 +37,10 @@ class ServerOptimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
             weights. Averaging noisy iterates is post-processing and costs no privacy.
         schedule: `constant`; `linear` lets the learning rate fall from round to round, in equal steps, to 1 / rounds
             of it in the last round: large steps while there is much to learn, small ones against the noise.
-        shrinkage: c; after each round the weights of the table are made smaller by the share c * v, where v is the
-            variance of the noise of the whole run in the units of one device: (z / q)^2 / rounds, about 1.2 at epsilon
-            4 and 14 at epsilon 1 with everybody in every round. A ridge that grows with the noise, as the prior of a
-            regression would; without noise there is none.
+        shrinkage: c; after each round all weights of the table are made smaller by the share c * v, at most by all of
+            them, where v is the variance of the noise of the whole run in the units of one device: (z / q)^2 / rounds,
+            about 1.2 at epsilon 4 and 14 at epsilon 1 with everybody in every round. A ridge that grows with the noise,
+            as the prior of a regression would; without noise there is none. It is post-processing like the average.
     """
 
     kind: Literal["fedavg", "momentum", "fedadam"] = "fedadam"
@@ -97,7 +98,7 @@ class PrivateStep:
         plan: fixes clip norm, noise and the public denominator.
         run_id: of the run whose reservations it accepts.
         padding: parameters whose row 0 stays zero, whatever the noise.
-        scales: units in which updates arrive, by name, see `ranker.step_scales`; where missing, those of the parameter.
+        scales: units in which updates arrive, by name, see `models.units`; where missing, those of the parameter.
     """
 
     def __init__(

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sottovoce.client.examples import Examples
 from sottovoce.client.fleet import LocalTraining, fleet_update
 from sottovoce.client.scoring import pad
-from sottovoce.models.ranker import RankerConfig, initial, interest, logits
+from sottovoce.models.batch import interest
+from sottovoce.models.ranker import RankerConfig, initial, logits
 from sottovoce.models.schema import Feature, FeatureSchema
 from sottovoce.simulations.alone import train_alone
 

@@ -10,7 +10,8 @@ from sottovoce.client import scoring
 from sottovoce.client.examples import Examples
 from sottovoce.client.scoring import requests, score
 from sottovoce.models import ranker
-from sottovoce.models.ranker import Batch, RankerConfig, interest, logits, probabilities
+from sottovoce.models.batch import Batch, interest
+from sottovoce.models.ranker import RankerConfig, logits, probabilities
 from sottovoce.simulations import market
 
 CONFIG = RankerConfig(embedding_width=4, tower_width=4, hidden_width=8)
