@@ -148,6 +148,11 @@ def _update(node: Node, asked: Instruction, clip_norm: float, devices: npt.NDArr
     training, target = asked.training, asked.training.record
     if target is None or not isinstance(node.model, RankerConfig):
         return summed_update(parameters, node.examples, node.schema, node.model, training, clip_norm, devices)
+    if node.model.scales(node.schema):
+        raise UpdateError(
+            "a linear model cannot be trained with record-level privacy",
+            "train without local.record, or a ranker with embeddings",
+        )
     plan = target.plan(training.max_rows, training.steps, asked.max_participations or 1)
     paid = None
     if node.ledger is not None and len(devices):

@@ -36,7 +36,7 @@ class CohortBatch(NamedTuple):
         events: (D, E, history features) flat rows that are read as a sum.
         bias: (D, N, E) 0 where a row sees an event, else `HIDDEN`.
         past: (D, 1, N) 1 for rows that see an event, else 0.
-        counts: (D, N, 2 * history features + 2), see `ranker.Interest`.
+        counts: (D, N, 2 * history features + 2), see `batch.Interest`.
         labels: (D, N, heads).
         weight: (D, N) share of each row in its device's loss; 0 for padding.
         owner: (flat - 1,) device of each flat row, without the padding row.
@@ -195,7 +195,7 @@ def _sight(real: npt.NDArray[np.bool_], begin: int, history: int) -> tuple[Tenso
 def _interest(
     events: npt.NDArray[np.int32], clicked: npt.NDArray[np.bool_], real: npt.NDArray[np.bool_], begin: int, history: int
 ) -> npt.NDArray[np.float32]:
-    """What `ranker.interest` counts, by going back one event at a time."""
+    """What `batch.interest` counts, by going back one event at a time."""
     count, most, fields = events.shape
     met = events.transpose(2, 0, 1)
     # Id and outcome in one number; nothing equals that of an empty place or of a missing value.

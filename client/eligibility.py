@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from sottovoce.client.catalogue import Ad, Campaign, Catalogue
+from sottovoce.client.decision import Loser
 from sottovoce.client.reasons import Loss
 from sottovoce.client.request import Banner, Request
 from sottovoce.client.taxonomy import sensitive
@@ -22,6 +23,11 @@ class Refusal(NamedTuple):
     reason: Loss
     rule: str
     detail: str
+
+
+def refused(crid: str, refusal: Refusal) -> Loser:
+    """The ad with its reason, for the decision."""
+    return Loser(crid, refusal.reason, refusal.reason.words, refusal.rule, refusal.detail)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,8 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         crid: creative id.
         cid: campaign id.
         features: the ad's model features as they were then; an ad may have left the catalogue since.
-        context: model features of the page or moment as they were then, of an impression.
+        context: model features of the page or moment as they were then, of an impression; the app leaves out those of a
+            sensitive page. Only the personal layer reads them.
     """
 
     ts: Moment

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from sottovoce.client.catalogue import Catalogue
+from sottovoce.client.catalogue import Catalogue, FeatureValue
 from sottovoce.client.events import Event, EventLog
 from sottovoce.client.request import Request
 from sottovoce.client.taxonomy import sensitive
@@ -113,6 +113,11 @@ class Encoder:
             row[list(self.device_columns)] = 0
         return row[np.newaxis]
 
+    def device(self, request: Request) -> dict[str, FeatureValue]:
+        """What the device is, by feature of the schema; None where the request does not say."""
+        told = request.ext.features
+        return {feature.name: told.get(feature.name) for feature in self.schema.context if feature.source == "device"}
+
     def past(self, request: Request, log: EventLog, newest: int) -> tuple[list[Inputs], list[bool]]:
         """The newest impressions as requests of their own, oldest first, and whether each was clicked or acted on.
 
@@ -124,30 +129,27 @@ class Encoder:
             log: of this device.
             newest: at most so many.
         """
-        length = self.schema.history_length
-        known = remembered(log, self._catalogue, newest + length)
-        device = {
-            feature.name: request.ext.features.get(feature.name)
-            for feature in self.schema.context
-            if feature.source == "device"
-        }
-        asked = []
-        for place in range(max(0, len(known) - newest), len(known)):
-            event = known[place].event
-            context = self.schema.encode_one(self.schema.context, {**event.context, **device})
-            ad = self.schema.encode_one(self.schema.ad, event.features)
-            before = self._events(known[max(0, place - length) : place])
-            asked.append(Inputs(context[np.newaxis], *before, ad[np.newaxis]))
-        return asked, [one.outcome != "seen" for one in known[-len(asked) :]] if asked else []
+        schema, device = self.schema, self.device(request)
+        known = remembered(log, self._catalogue, newest + schema.history_length)
+        events, outcomes = self._events(known, schema.history_length + len(known))
+        asked, clicked = [], []
+        for place, one in enumerate(known[-newest:], max(0, len(known) - newest)):
+            context = schema.encode_one(schema.context, {**one.event.context, **device})
+            ad = schema.encode_one(schema.ad, one.event.features)
+            before = slice(place, place + schema.history_length)
+            asked.append(Inputs(context[np.newaxis], events[before], outcomes[before], ad[np.newaxis]))
+            clicked.append(one.outcome != "seen")
+        return asked, clicked
 
     def history(self, log: EventLog) -> tuple[Ids, Ids, tuple[Remembered, ...]]:
         """Events, outcomes, and what they stand for; see `remembered` and `Inputs`."""
-        past = remembered(log, self._catalogue, self.schema.history_length)
-        return *self._events(past), past
+        length = self.schema.history_length
+        past = remembered(log, self._catalogue, length)
+        return *self._events(past, length), past
 
-    def _events(self, past: tuple[Remembered, ...]) -> tuple[Ids, Ids]:
-        """Events and outcomes as the model reads them, at most `history_length`."""
-        length, fields = self.schema.history_length, self.schema.history
+    def _events(self, past: tuple[Remembered, ...], length: int) -> tuple[Ids, Ids]:
+        """Events and outcomes as the model reads them, zeros in front up to `length`."""
+        fields = self.schema.history
         events = np.zeros((length, len(fields)), np.int32)
         outcomes = np.zeros(length, np.int32)
         for place, one in enumerate(past, length - len(past)):

@@ -2,7 +2,7 @@
 
 The gradient is the sum over a device's rows, not their mean: a row of the table then hears each impression that shows
 it alike, on a busy device and on a quiet one, and the clip alone decides how loud a busy device may be. Weights are in
-the units of `ranker.step_scales` throughout.
+the units of `models.units` throughout.
 """
 
 import torch

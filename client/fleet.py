@@ -26,7 +26,7 @@ from sottovoce.client.first_order_steps import FirstOrderSteps
 from sottovoce.client.local_steps import LocalSteps
 from sottovoce.client.stacked_weights import InputLayout, Table
 from sottovoce.client.workspace import Workspace
-from sottovoce.models.ranker import RankerConfig, step_scales
+from sottovoce.models.ranker import RankerConfig
 from sottovoce.models.schema import FeatureSchema
 from sottovoce.privacy.record import RecordTarget
 
@@ -177,7 +177,7 @@ class _Fleet:
     ) -> None:
         self._schema, self._training, self._device = schema, training, device
         self.layout = InputLayout(schema, config)
-        scales = step_scales(schema, config)
+        scales = config.scales(schema)
         self._scales = (
             {**self.layout.stacked(scales, device), "table": scales["table"][:, 0].to(device)} if scales else {}
         )

@@ -21,6 +21,9 @@ Ints = npt.NDArray[np.int64]
 def bounded_sum(asked: Question, past: Examples, later: Examples | None, schema: FeatureSchema, model: Model) -> Floats:
     """The sum over `asked.devices` of their vectors, each clipped to `asked.clip_norm` as a whole.
 
+    `quality` scores held-out rows with each device's personal layer in place, as they are served. `calibration` scores
+    without it: those rows are what the layer is fitted on, and would flatter it.
+
     =======================================  ==================================================
     device                                   contributes
     =======================================  ==================================================

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from sottovoce.models.ranker import Batch, Parameters
+from sottovoce.models.batch import Batch
+from sottovoce.models.ranker import Parameters
 from sottovoce.models.schema import Feature, FeatureSchema
 from sottovoce.privacy.errors import ConfigError
 

@@ -25,7 +25,8 @@ from sottovoce.client.examples import Examples
 from sottovoce.client.fleet import FleetUpdate, LocalTraining
 from sottovoce.client.module_rules import Losses, require_trainable, scores, weighted_loss
 from sottovoce.client.scoring import pad
-from sottovoce.models.ranker import Batch, Parameters
+from sottovoce.models.batch import Batch
+from sottovoce.models.ranker import Parameters
 from sottovoce.models.ranker import losses as ranker_losses
 from sottovoce.models.schema import FeatureSchema
 from sottovoce.privacy.clip import clip_factors
@@ -38,7 +39,7 @@ MOST_VALUES = 2**22
 class OwnModel:
     """A module as the federation sees it.
 
-    `module(batch)` gets one device's rows as a `models.ranker.Batch` without a device axis and returns (N, heads)
+    `module(batch)` gets one device's rows as a `models.batch.Batch` without a device axis and returns (N, heads)
     logits. Row i is one impression; all ids are rows of one numbering, 0 ... schema.rows - 1, in which 0 is "missing":
 
     ========================  =====================================================================

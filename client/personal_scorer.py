@@ -8,9 +8,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sottovoce.client.features import Inputs
-from sottovoce.client.personal import offsets, shifted
-from sottovoce.client.scorer import Scorer, ask
+from sottovoce.client.catalogue import FeatureValue
+from sottovoce.client.events import EventLog
+from sottovoce.client.features import Encoder, Inputs
+from sottovoce.client.personal import NEWEST, offsets, shifted
+from sottovoce.client.request import Request
+from sottovoce.client.scorer import Scorer, ask, checked
 from sottovoce.models.request import Scores
 from sottovoce.models.schema import Ids
 
@@ -51,9 +54,40 @@ class PersonalScorer:
 
     def scores(self, context: Ids, events: Ids, outcomes: Ids, ad: Ids) -> Scores:
         """See `Scorer.scores`."""
-        scores = self._scorer.scores(context, events, outcomes, ad)
+        # Checked before it is moved: the sigmoid would turn any number into a probability.
+        scores = checked(self._scorer.scores(context, events, outcomes, ad), len(ad))
         if not outcomes.any():
             return scores
         moved = scores.copy()
         moved[:, 0] = shifted(scores[:, 0].astype(np.float64), self._offset)
         return moved
+
+
+class PersonalLayer:
+    """The personal layer of one device over one model: fitted when it is asked for, and again when it would differ.
+
+    Args:
+        encoder: of the model's schema and the catalogue.
+        scorer: the shared model.
+        variance: of the offsets among people, above 0.
+    """
+
+    def __init__(self, encoder: Encoder, scorer: Scorer, variance: float) -> None:
+        self._encoder, self._scorer, self._variance = encoder, scorer, variance
+        self._kept: tuple[EventLog, dict[str, FeatureValue], PersonalScorer] | None = None
+
+    def over(self, request: Request, log: EventLog) -> PersonalScorer:
+        """The model with this device's offset in place.
+
+        A log is another one when it is another object, as `EventLog.appended` makes it. Pages may change from request
+        to request: only what the device is goes into the fit.
+
+        Raises:
+            DeviceError: the model cannot score the past.
+        """
+        device = self._encoder.device(request)
+        if self._kept is None or self._kept[0] is not log or self._kept[1] != device:
+            asked, clicked = self._encoder.past(request, log, NEWEST)
+            offset = fitted_offset(self._scorer, asked, clicked, self._variance)
+            self._kept = log, device, PersonalScorer(self._scorer, offset)
+        return self._kept[2]

@@ -15,14 +15,14 @@ from sottovoce.client.caps import Counts
 from sottovoce.client.catalogue import Catalogue
 from sottovoce.client.consent import Consent
 from sottovoce.client.decision import Decision, Effect, Evidence, Loser, Mode, Winner
-from sottovoce.client.eligibility import Refusal, Situation, refusals
+from sottovoce.client.eligibility import Refusal, Situation, refusals, refused
 from sottovoce.client.events import EventLog
 from sottovoce.client.explanation import effects
 from sottovoce.client.features import Encoder, Inputs, Remembered
-from sottovoce.client.personal import NEWEST
-from sottovoce.client.personal_scorer import PersonalScorer, fitted_offset
+from sottovoce.client.personal_scorer import PersonalLayer
 from sottovoce.client.reasons import Loss, NoBid
-from sottovoce.client.request import Request, RequestExt
+from sottovoce.client.request import Request
+from sottovoce.client.rotation import next_in_turn
 from sottovoce.client.scorer import Scorer, ask
 from sottovoce.client.taxonomy import named, sensitive
 from sottovoce.models.request import Scores
@@ -55,10 +55,11 @@ class Picker:
         self, schema: FeatureSchema, scorer: Scorer | None, catalogue: Catalogue, personal_variance: float = 0.0
     ) -> None:
         self._scorer = scorer
-        self._personal_variance = personal_variance
-        self._personal: tuple[EventLog, RequestExt, PersonalScorer] | None = None
         self._catalogue = catalogue
         self._encoder = Encoder(schema, catalogue)
+        self._personal: PersonalLayer | None = None
+        if scorer is not None and personal_variance:
+            self._personal = PersonalLayer(self._encoder, scorer, personal_variance)
 
     def pick(self, request: Request, log: EventLog, consent: Consent, now: datetime) -> Decision:
         """The answer to a request.
@@ -78,9 +79,9 @@ class Picker:
         if mode == "none":
             choice = Choice(None, (), NoBid.NOT_ALLOWED)
         else:
-            candidates, refused, nbr = self._candidates(request, log, mode, now)
+            candidates, losers, nbr = self._candidates(request, log, mode, now)
             choice = self._choose(request, log, mode, candidates) if candidates else Choice(None, (), nbr)
-            choice = choice._replace(losers=choice.losers + refused)
+            choice = choice._replace(losers=choice.losers + losers)
         return self._decision(request, now, consent, mode, why, choice)
 
     def _candidates(
@@ -96,9 +97,9 @@ class Picker:
             ad = catalogue.ads[place]
             verdicts[place] = counts.refusal(ad, catalogue.campaign[ad.cid])
         candidates = [place for place in passed if verdicts[place] is None]
-        refused = [_refused(ad.crid, no) for ad, no in zip(catalogue.ads, verdicts, strict=True) if no is not None]
+        losers = [refused(ad.crid, no) for ad, no in zip(catalogue.ads, verdicts, strict=True) if no is not None]
         nbr = NoBid.ALL_CAPPED if passed else NoBid.NO_CANDIDATE if catalogue.ads else NoBid.EMPTY_CATALOGUE
-        return candidates, tuple(refused), None if candidates else nbr
+        return candidates, tuple(losers), None if candidates else nbr
 
     def _choose(self, request: Request, log: EventLog, mode: Mode, candidates: list[int]) -> Choice:
         """The model's choice, or a turn of the rotation when the model fails."""
@@ -106,22 +107,12 @@ class Picker:
             if self._scorer is None:
                 raise DeviceError("there is no model", "install a bundle")
             inputs, past = self._inputs(request, log, mode, candidates)
-            scorer = self._own(self._scorer, request, log) if mode == "personalised" else self._scorer
+            layer = self._personal if mode == "personalised" else None
+            scorer = layer.over(request, log) if layer else self._scorer
             scores = ask(scorer, inputs.context, inputs.events, inputs.outcomes, inputs.ad)
             return self._auction(request, candidates, inputs, scorer, scores)._replace(past=past)
         except DeviceError as error:
             return self._rotation(request, candidates, log)._replace(fault=error.what)
-
-    def _own(self, scorer: Scorer, request: Request, log: EventLog) -> Scorer:
-        """The model with this device's personal layer, fitted again only when log or device have changed."""
-        if not self._personal_variance:
-            return scorer
-        kept = self._personal
-        if kept is None or kept[0] is not log or kept[1] != request.ext:
-            asked, clicked = self._encoder.past(request, log, NEWEST)
-            fitted = fitted_offset(scorer, asked, clicked, self._personal_variance)
-            kept = self._personal = (log, request.ext, PersonalScorer(scorer, fitted))
-        return kept[2]
 
     def _inputs(
         self, request: Request, log: EventLog, mode: Mode, candidates: list[int]
@@ -148,7 +139,7 @@ class Picker:
             worth = auction.value(campaign, row)
             if worth is None:
                 refusal = Refusal(Loss.UNPRICED, "auction", f"{campaign.pricing} needs a model with a conversion head")
-                unpriced.append(_refused(ad.crid, refusal))
+                unpriced.append(refused(ad.crid, refusal))
             else:
                 bids.append(Bid(ad.crid, campaign.seat, worth))
         sale = auction.sell(bids, floor, request.at)
@@ -166,34 +157,12 @@ class Picker:
         return Choice(winner, tuple(losers), None, measured)
 
     def _rotation(self, request: Request, candidates: list[int], log: EventLog) -> Choice:
-        """The ad shown least recently, never shown ones first, ties by crid; it is charged what its campaign offers.
-
-        Where there is a floor, only `cpm` campaigns that reach it take part: the value of the others is not known.
-        """
-        catalogue = self._catalogue
-        floor = request.place.bidfloor
-        last = {event.crid: at for at, event in enumerate(log.events) if event.event == "impression"}
-        turn = sorted(
-            candidates, key=lambda place: (last.get(catalogue.ads[place].crid, -1), catalogue.ads[place].crid)
-        )
-        campaigns = catalogue.campaign
-        can = [
-            place
-            for place in turn
-            if floor == 0
-            or (
-                campaigns[catalogue.ads[place].cid].pricing == "cpm"
-                and campaigns[catalogue.ads[place].cid].price >= floor
-            )
-        ]
-        unpriced = Refusal(Loss.UNPRICED, "rotation", "there is a floor, and without the model no value")
-        later = Refusal(Loss.NOT_ITS_TURN, "rotation", "the model could not be used")
-        losers = [_refused(catalogue.ads[place].crid, later) for place in can[1:]]
-        losers += [_refused(catalogue.ads[place].crid, unpriced) for place in turn if place not in set(can)]
-        if not can:
-            return Choice(None, tuple(losers), NoBid.NONE_REACHED_FLOOR)
-        offer = millionths(campaigns[catalogue.ads[can[0]].cid].price)
-        return Choice(self._winner(can[0], None, offer, None, ()), tuple(losers))
+        """The next ad in turn; it is charged what its campaign offers."""
+        place, losers = next_in_turn(self._catalogue, candidates, log, request.place.bidfloor)
+        if place is None:
+            return Choice(None, losers, NoBid.NONE_REACHED_FLOOR)
+        offer = millionths(self._catalogue.campaign[self._catalogue.ads[place].cid].price)
+        return Choice(self._winner(place, None, offer, None, ()), losers)
 
     def _winner(
         self, place: int, price: int | None, charge: int, value: int | None, chances: tuple[float, ...]
@@ -260,10 +229,6 @@ def serving(request: Request, consent: Consent) -> tuple[Mode, str]:
         if sensitive((category,), cattax):
             return "contextual", f"the page's category {category} (cattax {cattax}) is sensitive or unknown"
     return "personalised", "; ".join(consent.notes)
-
-
-def _refused(crid: str, refusal: Refusal) -> Loser:
-    return Loser(crid, refusal.reason, refusal.reason.words, refusal.rule, refusal.detail)
 
 
 def _outbid(bid: Bid, chances: tuple[float, ...], below: bool) -> Loser:

@@ -21,7 +21,8 @@ from torch import Tensor
 from sottovoce.client.examples import Examples
 from sottovoce.client.fleet import FleetUpdate
 from sottovoce.client.record_level import require_small
-from sottovoce.models.ranker import Batch, Parameters, RankerConfig, dense, interest, logits, losses
+from sottovoce.models.batch import Batch, interest
+from sottovoce.models.ranker import Parameters, RankerConfig, dense, logits, losses
 from sottovoce.models.schema import FeatureSchema
 from sottovoce.privacy.clip import clip_factors
 from sottovoce.privacy.entropy import Entropy, Source

@@ -32,7 +32,8 @@ from torch.nn import functional
 
 from sottovoce.client.examples import Examples
 from sottovoce.client.fleet import FleetUpdate
-from sottovoce.models.ranker import Batch, RankerConfig, interest, logits, losses, shapes
+from sottovoce.models.batch import Batch, interest
+from sottovoce.models.ranker import RankerConfig, logits, losses, shapes
 from sottovoce.models.schema import FeatureSchema
 from sottovoce.privacy.clip import clip_factors
 from sottovoce.privacy.entropy import Entropy, Source

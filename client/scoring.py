@@ -8,8 +8,9 @@ from torch import Tensor
 from sottovoce.client.cohort_batches import chunks
 from sottovoce.client.examples import Examples
 from sottovoce.client.personal import NEWEST, offsets, shifted
+from sottovoce.models.batch import Batch
 from sottovoce.models.model import Model
-from sottovoce.models.ranker import Batch, Parameters
+from sottovoce.models.ranker import Parameters
 from sottovoce.models.request import Request, without_twins
 from sottovoce.models.schema import FeatureSchema
 

@@ -4,7 +4,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from sottovoce.models.ranker import Batch, Parameters
+from sottovoce.models.batch import Batch
+from sottovoce.models.ranker import Parameters
 from sottovoce.models.schema import FeatureSchema
 
 

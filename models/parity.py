@@ -13,8 +13,9 @@ import torch
 from ai_edge_litert.interpreter import Interpreter
 
 from sottovoce.models import ranker
+from sottovoce.models.batch import Batch, interest
 from sottovoce.models.quantize import QuantizedRanker
-from sottovoce.models.ranker import Batch, Parameters, RankerConfig
+from sottovoce.models.ranker import Parameters, RankerConfig
 from sottovoce.models.request import INPUTS, OUTPUT, Request, Scorer, Scores, winner
 from sottovoce.models.schema import FeatureSchema
 from sottovoce.models.tflite_export import signature
@@ -110,7 +111,7 @@ def float_scorer(parameters: Parameters, schema: FeatureSchema, config: RankerCo
         context, events, outcomes, ad = _tensors(request)
         batch = Batch(context, ad, events, outcomes, (outcomes != 0).to(torch.float32).unsqueeze(0))
         with torch.inference_mode():
-            logits = ranker.logits(parameters, batch, ranker.interest(batch, click_row), config)
+            logits = ranker.logits(parameters, batch, interest(batch, click_row), config)
             return ranker.probabilities(logits).numpy()
 
     return score

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sottovoce.models import ranker
-from sottovoce.models.ranker import Batch, Parameters, RankerConfig
+from sottovoce.models.batch import Batch, interest
+from sottovoce.models.ranker import Parameters, RankerConfig
 from sottovoce.models.schema import FeatureSchema
 from sottovoce.privacy.errors import GateError
 
@@ -88,7 +89,7 @@ class QuantizedRanker(nn.Module):
         batch = Batch(context, ad, events, outcomes, visible)
         table = self.codes if self.planes else self.exact
         parameters = {name: getattr(self, buffer) for name, buffer in self._dense.items()} | {"table": table}
-        seen = ranker.interest(batch, self._click_row)
+        seen = interest(batch, self._click_row)
         return ranker.probabilities(ranker.logits(parameters, batch, seen, self._config, self.look_up))
 
 

@@ -15,14 +15,15 @@ for the click head only. No batch norm: it would mix records and break the priva
 
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import msgspec
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sottovoce.models.batch import Batch, Interest, interest
 from sottovoce.models.schema import FeatureSchema
+from sottovoce.models.units import units
 
 Parameters = Mapping[str, Tensor]
 LookUp = Callable[[Tensor, Tensor], Tensor]
@@ -81,64 +82,12 @@ class RankerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     def scales(self, schema: FeatureSchema) -> dict[str, Tensor]:
         """See `model.Model`."""
-        return step_scales(schema, self)
+        return {} if self.embedding_width else units(schema, self.shapes(schema))
 
-    def chances(self, parameters: Parameters, batch: "Batch", schema: FeatureSchema) -> Tensor:
+    def chances(self, parameters: Parameters, batch: Batch, schema: FeatureSchema) -> Tensor:
         """See `model.Model`."""
         seen = interest(batch, schema.outcome_row("click"))
         return probabilities(logits(parameters, batch, seen, self))
-
-
-class Batch(NamedTuple):
-    """What the ranker reads; all ids are rows of the embedding table.
-
-    Attributes:
-        context: (..., R, context features) int.
-        ad: (..., N, ad features) int, history features first.
-        events: (..., E, history features) int, past impressions, newest last.
-        outcomes: (..., E) int, outcome row of each event; 0 marks an empty place.
-        visible: (..., R, E) float, 1 where request r may see event e; padding is 0.
-    """
-
-    context: Tensor
-    ad: Tensor
-    events: Tensor
-    outcomes: Tensor
-    visible: Tensor
-
-
-class Interest(NamedTuple):
-    """The part of the input that no weight touches: computed once, reused every local step.
-
-    Attributes:
-        counts: (..., N, 2 * history features + 2): per history feature the logarithm of one plus the number of visible
-            events that match the candidate and were clicked, and of those that match and were not; then the share of
-            all visible events that were clicked, and of those that were not.
-    """
-
-    counts: Tensor
-
-
-def interest(batch: Batch, click_row: int) -> Interest:
-    """How often this device met the candidate's own feature values before, and with what outcome.
-
-    Args:
-        batch: ids; see `Batch`.
-        click_row: smallest outcome row that means a click.
-    """
-    visible = batch.visible
-    clicked = visible * (batch.outcomes >= click_row).to(visible.dtype).unsqueeze(-2)
-    passed = visible - clicked
-    columns = []
-    for field in range(batch.events.shape[-1]):
-        ad = batch.ad[..., field].unsqueeze(-1)
-        same = ((ad == batch.events[..., field].unsqueeze(-2)) & (ad > 0)).to(visible.dtype)
-        hits, misses = (same * clicked).sum(-1), (same * passed).sum(-1)
-        columns += [torch.log(hits + 1.0), torch.log(misses + 1.0)]
-    total = visible.sum(-1) + 1.0
-    ones = torch.ones_like(batch.ad[..., 0]).to(visible.dtype)
-    columns += [ones * (clicked.sum(-1) / total), ones * (passed.sum(-1) / total)]
-    return Interest(torch.stack(columns, -1))
 
 
 def input_width(schema: FeatureSchema, config: RankerConfig) -> int:
@@ -193,29 +142,6 @@ def initial(schema: FeatureSchema, config: RankerConfig, seed: int) -> dict[str,
     return made
 
 
-FREQUENT = 1024
-"""Rows of a field above which each row counts as rare."""
-
-
-def step_scales(schema: FeatureSchema, config: RankerConfig) -> dict[str, Tensor]:
-    """Units in which the linear model's weights are trained, clipped and noised; nothing for a ranker with embeddings.
-
-    A field of few values shows each of them often, so that its weights need small steps and little of the noise. Its
-    unit is the root of its number of rows, over the root of `FREQUENT`, at most 1; what every impression shows counts
-    as a field of ten. All of it is read off the schema, which is public.
-
-    Source: preconditioning by public side information before clipping, Li et al. 2022, arXiv:2202.05963, section 3.
-    """
-    if config.embedding_width:
-        return {}
-    scales = {name: torch.full(shape, math.sqrt(10 / FREQUENT)) for name, shape in shapes(schema, config).items()}
-    scales["table"] = torch.ones_like(scales["table"])
-    for feature in schema.features:
-        start = schema.offsets[feature.name]
-        scales["table"][start : start + feature.buckets] = min(1.0, math.sqrt(feature.buckets / FREQUENT))
-    return scales
-
-
 def look_up(table: Tensor, ids: Tensor) -> Tensor:
     """Rows of the (fused) table, shape ids.shape + (1 + d,)."""
     return functional.embedding(ids, table)
@@ -253,9 +179,7 @@ def logits(
     table = parameters["table"]
     context, ad = lookup(table, batch.context), lookup(table, batch.ad)
     first_order = ad[..., 0].sum(-1, keepdim=True) + context[..., 0].sum(-1, keepdim=True)
-    if "interest.weight" not in parameters:
-        return _with_first_order(parameters["head.bias"] + torch.zeros_like(seen.counts[..., :1]), first_order)
-    liking = seen.counts @ parameters["interest.weight"]
+    liking = _liking(parameters, seen)
     if not config.embedding_width:
         return _with_first_order(liking + parameters["head.bias"], first_order)
     events, outcomes = lookup(table, batch.events), lookup(table, batch.outcomes)
@@ -278,6 +202,13 @@ def logits(
     hidden = torch.relu(dense(x, parameters, "hidden"))
     head = dense(torch.cat([x, hidden], -1), parameters, "head") + liking
     return _with_first_order(head, first_order)
+
+
+def _liking(parameters: Parameters, seen: Interest) -> Tensor:
+    """What the interest counts say, (..., N, heads), or nothing, (..., N, 1), where the model does not weigh them."""
+    if "interest.weight" in parameters:
+        return seen.counts @ parameters["interest.weight"]
+    return torch.zeros_like(seen.counts[..., :1])
 
 
 def _with_first_order(head: Tensor, first_order: Tensor) -> Tensor:

@@ -28,7 +28,8 @@ class ServerOptimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     """Which server optimizer, after Reddi et al. 2021 (arXiv:2003.00295, algorithm 2).
 
     Attributes:
-        kind: `fedavg`, `momentum` (FedAvgM) or `fedadam`.
+        kind: `fedavg`, `momentum` (FedAvgM) or `fedadam`. FedAdam makes all weights move alike, and so undoes the units
+            of a linear model (`models.units`): train one with `momentum` or `fedavg`.
         learning_rate: server step.
         momentum: first-moment decay, for momentum and FedAdam.
         second_moment: second-moment decay, for FedAdam.
@@ -40,7 +41,7 @@ class ServerOptimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         shrinkage: c; over the whole run the weights of the table are made smaller by the share c * v, in equal parts,
             where v is the variance of the noise of all rounds together in the units of one device: (z / q)^2 / rounds,
             about 1.2 at epsilon 4 and 14 at epsilon 1 with everybody in every round. A ridge that grows with the noise,
-            as the prior of a regression would; without noise there is none.
+            as the prior of a regression would; without noise there is none. Post-processing, like the average.
     """
 
     kind: Literal["fedavg", "momentum", "fedadam"] = "fedadam"
@@ -98,7 +99,7 @@ class PrivateStep:
         plan: fixes clip norm, noise and the public denominator.
         run_id: of the run whose reservations it accepts.
         padding: parameters whose row 0 stays zero, whatever the noise.
-        scales: units in which updates arrive, by name, see `ranker.step_scales`; where missing, those of the parameter.
+        scales: units in which updates arrive, by name, see `models.units`; where missing, those of the parameter.
     """
 
     def __init__(

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from sottovoce.client.examples import Examples
 from sottovoce.client.fleet import LocalTraining
-from sottovoce.models.ranker import Batch, Interest, RankerConfig, interest, logits, losses, step_scales
+from sottovoce.models.batch import Batch, Interest, interest
+from sottovoce.models.ranker import RankerConfig, logits, losses
 from sottovoce.models.schema import FeatureSchema
 
 
@@ -23,7 +24,7 @@ class LoneDevice(NamedTuple):
     Attributes:
         schema: of the ids.
         batch: every row, with table ids.
-        seen: from `ranker.interest` on it.
+        seen: from `batch.interest` on it.
         labels: (rows, heads) float32.
         trained: (rows,) bool, the rows that the loss is taken over.
         share: (table rows, 1) what a table row's gradient is divided by, see `LocalTraining.learning_rate`.
@@ -104,7 +105,7 @@ def descend(
     parameters: Mapping[str, Tensor], device: LoneDevice, config: RankerConfig, training: LocalTraining
 ) -> dict[str, Tensor]:
     """The parameters after the device's local steps, by name; those given are not changed."""
-    scales = step_scales(device.schema, config)
+    scales = config.scales(device.schema)
     local = {name: value.detach().clone().requires_grad_() for name, value in parameters.items()}
     for _ in range(training.steps):
         gradients = torch.autograd.grad(loss_of(local, device, config), list(local.values()))
@@ -125,7 +126,7 @@ def train_alone(
     config: RankerConfig,
     training: LocalTraining,
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """The device's update before clipping: new minus old by name, in the units of `ranker.step_scales`.
+    """The device's update before clipping: new minus old by name, in the units of `Model.scales`.
 
     Zeros for a device without rows.
     """
@@ -133,7 +134,7 @@ def train_alone(
         return {name: np.zeros(value.shape) for name, value in parameters.items()}
     trained = descend(parameters, open_device(examples, device, schema, training), config, training)
     moved = {name: (value - parameters[name]).double() for name, value in trained.items()}
-    scales = step_scales(schema, config)
+    scales = config.scales(schema)
     return {name: (value / scales[name] if scales else value).numpy() for name, value in moved.items()}
 
 

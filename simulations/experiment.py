@@ -23,6 +23,7 @@ from sottovoce.server.optimizer import ServerOptimizer
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seed = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Planned = Annotated[int, msgspec.Meta(ge=0, le=10_000)]
 
 LEAST_DELTA = 1e-12
 """Below it accountants drown in rounding errors."""
@@ -94,9 +95,6 @@ class PrivacyTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise ValueError(f"cap = {self.cap} needs sampling = 'truncated_poisson'")
 
 
-Planned = Annotated[int, msgspec.Meta(ge=0, le=10_000)]
-
-
 class Measurements(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What `sottovoce measure` may release about the devices, besides the model and within the same epsilon.
 
@@ -147,6 +145,11 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     server: ServerOptimizer = ServerOptimizer()
     privacy: PrivacyTarget = PrivacyTarget()
     measure: Measurements = Measurements()
+
+    def __post_init__(self) -> None:
+        """Refuse settings that are good only each by itself."""
+        if self.local.record is not None and not self.model.embedding_width:
+            raise ValueError("local.record needs a model.embedding_width above 0: it cannot train a linear model")
 
     def to_toml(self) -> str:
         """The experiment with every default filled in."""

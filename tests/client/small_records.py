@@ -8,7 +8,8 @@ from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
 
 from sottovoce.client.examples import Examples
-from sottovoce.models.ranker import Batch, RankerConfig, initial, interest, logits, losses
+from sottovoce.models.batch import Batch, interest
+from sottovoce.models.ranker import RankerConfig, initial, logits, losses
 from sottovoce.models.schema import Feature, FeatureSchema
 from sottovoce.privacy.entropy import SeededEntropy
 from sottovoce.privacy.noise import gaussian

@@ -5,7 +5,7 @@ import torch
 from sottovoce.client.cohort_batches import chunks, prepare
 from sottovoce.client.examples import Examples
 from sottovoce.client.scoring import pad
-from sottovoce.models.ranker import interest
+from sottovoce.models.batch import interest
 from sottovoce.models.schema import Feature, FeatureSchema
 
 SCHEMA = FeatureSchema(

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sottovoce.client.examples import Examples
 from sottovoce.client.fleet import LocalTraining, fleet_update
 from sottovoce.client.scoring import pad
-from sottovoce.models.ranker import RankerConfig, initial, interest, logits
+from sottovoce.models.batch import interest
+from sottovoce.models.ranker import RankerConfig, initial, logits
 from sottovoce.models.schema import Feature, FeatureSchema
 from sottovoce.simulations.alone import train_alone
 
@@ -138,13 +139,15 @@ def test_how_devices_are_grouped_makes_no_difference():
     bound=st.floats(1e-3, 10),
     rate=st.sampled_from([0.01, 1.0, 50.0, 1e6, 1e30]),
     lengths=st.lists(st.integers(0, 6), min_size=1, max_size=5),
+    config=st.sampled_from([*MODELS.values()]),
 )
-def test_no_device_moves_the_sum_by_more_than_the_bound(bound, rate, lengths):
+def test_no_device_moves_the_sum_by_more_than_the_bound(bound, rate, lengths, config):
     made = schema()
     rows = examples(made, lengths)
     training = LocalTraining(steps=2, learning_rate=rate)
     for device in range(len(lengths)):
-        total = fleet_update(parameters(made), rows, made, CONFIG, training, bound, np.array([device])).total
+        values = parameters(made, config)
+        total = fleet_update(values, rows, made, config, training, bound, np.array([device])).total
         norm = np.sqrt(sum(np.square(value).sum() for value in total.values()))
         assert np.isfinite(norm)
         assert norm <= bound * (1 + 1e-6)

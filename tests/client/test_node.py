@@ -172,6 +172,17 @@ def test_a_phone_joins_until_its_own_budget_is_spent_then_sends_zeros_and_says_n
     assert phone.ledger.spent().epsilon <= 2.0
 
 
+def test_a_linear_model_is_never_trained_with_record_level_privacy(node):
+    """Its units are unknown there: noise of one size would not be what was asked for."""
+    linear = RankerConfig(embedding_width=0)
+    weights = {name: value.numpy() for name, value in initial(node.schema, linear, 0).items()}
+    hosts = Node(node.examples, node.schema, linear, 0)
+    with pytest.raises(UpdateError, match="linear model"):
+        ask(hosts, instruction(node, parameters=weights, training=PRIVATE))
+    plain = instruction(node, parameters=weights)
+    assert any(value.any() for value in read_reply(ask(hosts, plain), plain).total.values())
+
+
 def test_the_cap_of_the_run_is_asked_before_the_ledger(phone):
     for round in (1, 2):
         asked = instruction(phone, training=PRIVATE, round=round, devices=np.array([0]), max_participations=1)

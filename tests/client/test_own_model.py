@@ -14,7 +14,8 @@ from torch import nn
 from sottovoce.client.fleet import LocalTraining, fleet_update, update_norms
 from sottovoce.client.own_model import OwnModel
 from sottovoce.client.scoring import score
-from sottovoce.models.ranker import Batch, RankerConfig, interest, logits, losses
+from sottovoce.models.batch import Batch, interest
+from sottovoce.models.ranker import RankerConfig, logits, losses
 from sottovoce.privacy.errors import ConfigError
 from sottovoce.privacy.record import RecordTarget
 

@@ -191,20 +191,32 @@ def test_caps_hold_over_a_long_run_on_every_path(scorer, consent):
     assert 10 < len(shown) < 150
 
 
+PERSONAL = st.sampled_from([0.0, 1.0])
+"""With the personal layer and without."""
+
+
 @settings(max_examples=60)
-@given(logs, st.sampled_from([*WAYS, "good", "absent"]), st.booleans(), st.integers(0, 30), st.integers(-400, 400))
-def test_every_request_is_answered_whatever_is_broken(log, way, allowed, size, years):
+@given(
+    logs,
+    st.sampled_from([*WAYS, "good", "absent"]),
+    st.booleans(),
+    st.integers(0, 30),
+    st.integers(-400, 400),
+    PERSONAL,
+)
+def test_every_request_is_answered_whatever_is_broken(log, way, allowed, size, years, personal):
     scorer = None if way == "absent" else Rule() if way == "good" else Broken(way)
     caps = (Cap("category", "impression", 2, 86400),)
     now = NOW + timedelta(days=365 * years)
-    decision = pick(market(size, caps=caps), scorer, log, ALLOWED if allowed else ANONYMOUS, now)
+    picker = Picker(SCHEMA, scorer, market(size, caps=caps), personal)
+    decision = picker.pick(page(), log, ALLOWED if allowed else ANONYMOUS, now)
     assert (decision.winner is None) == (decision.nbr is not None)
     assert len(decision.losers) + (decision.winner is not None) == size
 
 
 RUNTIME = (
-    "auction caps catalogue consent decision eligibility events explanation features gpp picker reasons request scorer "
-    "taxonomy"
+    "auction caps catalogue consent decision eligibility events explanation features gpp personal personal_scorer "
+    "picker reasons request rotation scorer taxonomy"
 )
 
 

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -115,6 +116,15 @@ def test_the_sum_is_bounded_device_by_device_and_no_two_share_noise():
     assert norm(both) / math.hypot(norm(first), norm(second)) == pytest.approx(
         1, abs=0.25
     )  # not twice one and the same
+
+
+@pytest.mark.parametrize("using", [record_fleet_update, record_level_update])
+def test_no_personal_layer_is_fitted_because_it_would_be_fitted_on_all_rows(using):
+    values, rows = parameters(), examples([6, 4])
+    without = together(values, rows, [0, 1], plan=SHORT, using=using).total
+    personal = msgspec.structs.replace(CONFIG, personal_variance=1.0)
+    found = using(values, rows, SCHEMA, personal, SHORT, RATE, 1e9, np.arange(2), SeededEntropy(3), "0", 1).total
+    assert gap(found, without) == 0
 
 
 def test_what_has_no_gradient_by_record_is_refused():

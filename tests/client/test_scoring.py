@@ -8,12 +8,17 @@ import torch
 
 from sottovoce.client import scoring
 from sottovoce.client.examples import Examples
+from sottovoce.client.fleet import LocalTraining
+from sottovoce.client.personal import NEWEST, logit, sigmoid
 from sottovoce.client.scoring import requests, score
 from sottovoce.models import ranker
-from sottovoce.models.ranker import Batch, RankerConfig, interest, logits, probabilities
+from sottovoce.models.batch import Batch, interest
+from sottovoce.models.ranker import RankerConfig, logits, probabilities
 from sottovoce.simulations import market
+from sottovoce.simulations.alone import open_device, own_offset
 
 CONFIG = RankerConfig(embedding_width=4, tower_width=4, hidden_width=8)
+PERSONAL = RankerConfig(embedding_width=4, tower_width=4, hidden_width=8, personal_variance=0.8)
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +102,11 @@ def test_one_device_never_sees_anothers_past(world):
     np.testing.assert_array_equal(changed[~rows], expected[~rows])
 
 
-def test_devices_without_a_past_are_scored_too(world):
-    dataset, parameters = world
-    valid = dataset.valid
-    nobody = Examples(
+@pytest.fixture(scope="module")
+def without_past(world):
+    """The held-out rows' devices, none of which remembers anything."""
+    valid = world[0].valid
+    return Examples(
         np.zeros(valid.devices + 1, np.int64),
         valid.device,
         valid.context[:0],
@@ -108,10 +114,46 @@ def test_devices_without_a_past_are_scored_too(world):
         valid.labels[:0],
         valid.catalogue,
     )
-    scores = score(parameters, dataset.schema, CONFIG, nobody, valid)
+
+
+def test_devices_without_a_past_are_scored_too(world, without_past):
+    dataset, parameters = world
+    scores = score(parameters, dataset.schema, CONFIG, without_past, dataset.valid)
     assert np.isfinite(scores).all()
-    nothing = score(parameters, dataset.schema, CONFIG, dataset.train, nobody)
+    nothing = score(parameters, dataset.schema, CONFIG, dataset.train, without_past)
     assert nothing.shape == (0, len(dataset.schema.heads))
+
+
+def test_with_a_personal_layer_each_devices_clicks_move_by_the_offset_of_its_own_past(world):
+    dataset, parameters = world
+    shared = score(parameters, dataset.schema, CONFIG, dataset.train, dataset.valid)
+    found = score(parameters, dataset.schema, PERSONAL, dataset.train, dataset.valid)
+    np.testing.assert_array_equal(found[:, 1], shared[:, 1])
+    checked = 0
+    for device in np.flatnonzero(np.diff(dataset.valid.offsets)):
+        rows = slice(*dataset.valid.offsets[device : device + 2])
+        offset = 0.0
+        if np.diff(dataset.train.offsets)[device]:
+            past = open_device(dataset.train, int(device), dataset.schema, LocalTraining(max_rows=NEWEST))
+            logits_then = logits(parameters, past.batch, past.seen, CONFIG)[past.trained, 0]
+            offset = own_offset(logits_then.double(), past.labels[past.trained, 0].double(), 0.8)
+            checked += abs(offset) > 0.1
+        np.testing.assert_allclose(found[rows, 0], sigmoid(logit(shared[rows, 0]) + offset), atol=1e-6)
+    assert checked > 5
+
+
+def test_the_personal_layer_never_looks_at_the_labels_of_scored_rows(world):
+    dataset, parameters = world
+    expected = score(parameters, dataset.schema, PERSONAL, dataset.train, dataset.valid)
+    turned = dataclasses.replace(dataset.valid, labels=1 - dataset.valid.labels[:, [1, 0]])
+    np.testing.assert_array_equal(score(parameters, dataset.schema, PERSONAL, dataset.train, turned), expected)
+
+
+def test_a_device_without_a_past_has_no_personal_layer(world, without_past):
+    dataset, parameters = world
+    found, shared = (score(parameters, dataset.schema, c, without_past, dataset.valid) for c in (PERSONAL, CONFIG))
+    np.testing.assert_array_equal(found, shared)
+    assert score(parameters, dataset.schema, PERSONAL, dataset.train, without_past).shape == (0, found.shape[1])
 
 
 def test_a_request_for_the_parity_check_scores_like_the_batch(world):

@@ -153,15 +153,16 @@ def test_parity_sees_a_runtime_that_is_off_and_one_that_is_not_a_number(paramete
 def test_the_float_scorer_is_the_ranker_of_training(parameters, schema, config):
     """One request with N candidates scores like N training rows of one candidate each."""
     from sottovoce.models import ranker
+    from sottovoce.models.batch import Batch, interest
 
     (request,) = random_requests(schema, 1, 5, np.random.default_rng(2))
-    rows = ranker.Batch(
+    rows = Batch(
         context=torch.from_numpy(request.context).expand(5, -1),
         ad=torch.from_numpy(request.ad),
         events=torch.from_numpy(request.events),
         outcomes=torch.from_numpy(request.outcomes),
         visible=torch.from_numpy(request.outcomes != 0).float().expand(5, -1),
     )
-    seen = ranker.interest(rows, schema.outcome_row("click"))
+    seen = interest(rows, schema.outcome_row("click"))
     trained = ranker.probabilities(ranker.logits(parameters, rows, seen, config)).numpy()
     np.testing.assert_allclose(float_scorer(parameters, schema, config)(request), trained, atol=1e-6)

@@ -33,6 +33,13 @@ def test_a_manifest_survives_the_file(publisher):
         (b'"litert":"1.2.0"', b'"litert":"1.2.0.0.0"'),
         (b'"sha256":"', b'"sha256":"X'),
         (b'"heads":["click"', b'"heads":[1'),
+        (b'"personal_variance":0.0', b'"personal_variance":-0.5'),
+        (b'"personal_variance":0.0', b'"personal_variance":100.5'),
+        (b'"personal_variance":0.0', b'"personal_variance":null'),
+        (b'"personal_variance":0.0', b'"personal_variance":NaN'),
+        (b'"personal_variance":0.0', b'"personal_variance":1e999'),
+        (b'"personal_variance":0.0', b'"personal_variance":0'),
+        (b'"personal_variance":0.0,', b""),
     ],
 )
 def test_impossible_or_irregular_manifests_are_refused(publisher, old, new):

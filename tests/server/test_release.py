@@ -53,14 +53,14 @@ PASSPORT = PrivacyPassport(
 REQUESTS = random_requests(SCHEMA, 100, 12, np.random.default_rng(0))
 
 
-def trained(spread=0.4):
+def trained(spread=0.4, config=CONFIG):
     generator = torch.Generator().manual_seed(1)
-    made = {n: torch.randn(s, generator=generator) * spread for n, s in ranker.shapes(SCHEMA, CONFIG).items()}
+    made = {n: torch.randn(s, generator=generator) * spread for n, s in ranker.shapes(SCHEMA, config).items()}
     made["table"][0] = 0.0
     return made
 
 
-def released(parameters=None, passport=PASSPORT, keys=None, **changed):
+def released(parameters=None, passport=PASSPORT, keys=None, config=CONFIG, **changed):
     arguments = {
         "model_id": "market",
         "version": 4,
@@ -72,7 +72,7 @@ def released(parameters=None, passport=PASSPORT, keys=None, **changed):
         "sizes": (64,),
     }
     keys = [generate_key()] if keys is None else keys
-    return release(parameters or trained(), SCHEMA, CONFIG, passport, REQUESTS, keys, **(arguments | changed))
+    return release(parameters or trained(), SCHEMA, config, passport, REQUESTS, keys, **(arguments | changed))
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,23 @@ def test_the_manifest_states_utc_times_parent_and_storage(good):
     assert manifest.expires - manifest.created == timedelta(days=30)
     assert (manifest.version, manifest.parent_version) == (4, 3)
     assert "int8" in manifest.quantization
+    assert manifest.personal_variance == 0.0
     assert [port.name for port in manifest.inputs] == ["context", "events", "outcomes", "ad"]
+
+
+def test_a_linear_model_with_a_personal_layer_is_released_whole(key):
+    """Without interest counts: the model that would rather not read all of its inputs."""
+    linear = ranker.RankerConfig(embedding_width=0, personal_variance=0.7, interest_counts=False)
+    out = released(trained(config=linear), keys=[key], config=linear)
+    assert out.report.parity.runtime_difference <= 1e-6
+    assert out.report.parity.quantization_error <= 1e-6
+    assert all(gate.passed for gate in out.report.gates)
+    belief, bundle = Trust((key.public_key(),)).accept(
+        out.bundle, now=NOW, runtimes={"litert": "2.3.0", "onnxruntime": "1.32.0"}, schemas={SCHEMA.digest()}
+    )
+    assert (belief.version, bundle.manifest.personal_variance) == (4, 0.7)
+    for scorer in (onnx_scorer(bundle.onnx), tflite_scorer(bundle.tflite)):
+        check_golden(bundle, scorer)
 
 
 def test_golden_requests_are_not_the_sample_requests(good):

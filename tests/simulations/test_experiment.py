@@ -41,7 +41,16 @@ REFUSED = {
     "server rate NaN": ("[server]\nlearning_rate = nan", "server"),
     "server decay 1": ("[server]\nmomentum = 1", "server"),
     "unknown optimizer": ("[server]\nkind = 'sgd'", "server.kind"),
-    "no width": ("[model]\nembedding_width = 0", "model"),
+    "no width": ("[model]\ntower_width = 0", "model"),
+    "embeddings of less than no width": ("[model]\nembedding_width = -1", "embedding_width"),
+    "personal variance below 0": ("[model]\npersonal_variance = -0.1", "personal_variance"),
+    "personal variance NaN": ("[model]\npersonal_variance = nan", "personal_variance"),
+    "personal variance beyond what the offset is found for": ("[model]\npersonal_variance = 101", "personal_variance"),
+    "embeddings without interest counts": ("[model]\ninterest_counts = false", "interest_counts"),
+    "record-level training of a linear model": ("[model]\nembedding_width = 0\n[local.record]", "local.record"),
+    "shrinkage above 1": ("[server]\nshrinkage = 1.5", "shrinkage"),
+    "shrinkage NaN": ("[server]\nshrinkage = nan", "shrinkage"),
+    "unknown schedule": ("[server]\nschedule = 'cosine'", "server.schedule"),
 }
 
 
