@@ -28,7 +28,7 @@ class EventAttention:
     def __init__(self, batch: CohortBatch, d: int, buffer: Workspace) -> None:
         (D, N), (E, history) = batch.weight.shape, batch.events.shape[1:]
         self._batch, self._root = batch, 1.0 / math.sqrt(d)
-        self._events = batch.events.view(-1, history)
+        self._events = batch.events.flatten(0, 1)
         self._share, self._pull = buffer("share", D, N, E), buffer("pull", D, N, E)
         self._values = buffer("values", D, E, d)
 
@@ -42,7 +42,12 @@ class EventAttention:
             out: (D, N, d).
         """
         D, N, d = out.shape
-        keys = functional.embedding_bag(self._events, embedding, mode="sum").view(D, -1, d)
+        shown = (
+            functional.embedding_bag(self._events, embedding, mode="sum")
+            if self._events.shape[1]
+            else embedding.new_zeros(len(self._events), d)
+        )
+        keys = shown.view(D, -1, d)
         self._keys, self._query = keys.mT, keys[:, keys.shape[1] - N :]
         self._gain = (gain + 1.0)[:, None]
         values = torch.addcmul(outcome, keys, self._gain.mT, out=self._values)
