@@ -26,7 +26,7 @@ class EventAttention:
     """
 
     def __init__(self, batch: CohortBatch, d: int, buffer: Workspace) -> None:
-        (D, N), (E, history) = batch.weight.shape, batch.events.shape[1:]
+        (D, N), E = batch.weight.shape, batch.events.shape[1]
         self._batch, self._root = batch, 1.0 / math.sqrt(d)
         self._events = batch.events.flatten(0, 1)
         self._share, self._pull = buffer("share", D, N, E), buffer("pull", D, N, E)
@@ -42,12 +42,10 @@ class EventAttention:
             out: (D, N, d).
         """
         D, N, d = out.shape
-        shown = (
-            functional.embedding_bag(self._events, embedding, mode="sum")
-            if self._events.shape[1]
-            else embedding.new_zeros(len(self._events), d)
-        )
-        keys = shown.view(D, -1, d)
+        if self._events.shape[1]:
+            keys = functional.embedding_bag(self._events, embedding, mode="sum").view(D, -1, d)
+        else:  # nothing of an ad is remembered, and an empty bag is refused
+            keys = torch.zeros_like(self._values)
         self._keys, self._query = keys.mT, keys[:, keys.shape[1] - N :]
         self._gain = (gain + 1.0)[:, None]
         values = torch.addcmul(outcome, keys, self._gain.mT, out=self._values)

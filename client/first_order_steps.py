@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from sottovoce.client.cohort_batches import CohortBatch
-from sottovoce.client.local_offsets import fitted_offsets
+from sottovoce.client.local_offsets import loss_slope
 from sottovoce.client.stacked_weights import Table, Weights
-from sottovoce.models.ranker import losses
 from sottovoce.models.schema import FeatureSchema
 
 
@@ -50,12 +49,12 @@ class FirstOrderSteps:
         self._ads = batch.read[:ads].view(D, N, len(schema.ad))
         # Once for a device, or row by row.
         self._context = batch.read[ads : len(batch.read) - outcomes].view(D, -1, len(schema.context))
-        self._trained = batch.weight > 0
+        self._trained = (batch.weight > 0).to(batch.weight.dtype)
 
     def step(self, rate: float) -> None:
         """One full-batch gradient step of every device, at this learning rate."""
         batch = self._batch
-        slope = self._slope(self._forward())
+        slope = loss_slope(self._forward(), batch.labels, self._trained, self._personal_variance)
         click = slope[:, 0, :, None]
         once = self._context.shape[1] == 1
         by_read = [
@@ -82,12 +81,3 @@ class FirstOrderSteps:
         weight = self.first * self._unit
         scores[:, 0] += weight[self._ads].sum(-1) + weight[self._context].sum(-1)
         return scores
-
-    def _slope(self, scores: Tensor) -> Tensor:
-        """Derivative of each device's summed loss with respect to its scores, its personal layer in place."""
-        clicks = self._batch.labels[..., 0]
-        scores[:, 0] += fitted_offsets(scores[:, 0], clicks, self._trained, self._personal_variance)
-        leaf = scores.requires_grad_()
-        with torch.enable_grad():
-            loss = torch.where(self._trained, losses(leaf.mT, self._batch.labels), 0.0).sum()
-        return torch.autograd.grad(loss, leaf)[0]

@@ -16,10 +16,9 @@ from torch.nn import functional
 
 from sottovoce.client.cohort_batches import CohortBatch
 from sottovoce.client.event_attention import EventAttention
-from sottovoce.client.local_offsets import fitted_offsets
+from sottovoce.client.local_offsets import loss_slope
 from sottovoce.client.stacked_weights import InputLayout, Table, Weights
 from sottovoce.client.workspace import Workspace
-from sottovoce.models.ranker import losses
 
 
 class LocalSteps:
@@ -95,7 +94,8 @@ class LocalSteps:
         """One full-batch gradient step of every device, at this learning rate."""
         self._rate = rate
         self._read()
-        self._backward(self._slope(self._forward()))
+        batch = self._batch
+        self._backward(loss_slope(self._forward(), batch.labels, batch.weight, self._personal_variance))
         self._move_rows()
 
     def _read(self) -> None:
@@ -109,16 +109,6 @@ class LocalSteps:
         self.embedding[1:].addcmul_(summed, self._rarity, value=-self._rate)
         bump = torch.zeros_like(self.first).scatter_add_(0, self._batch.read, self._first)
         self.first[1:].addcmul_(bump[1:], self._rarity[:, 0], value=-self._rate)
-
-    def _slope(self, scores: Tensor) -> Tensor:
-        """Derivative of each device's loss with respect to its scores, (D, heads, N)."""
-        batch = self._batch
-        trained = batch.weight > 0
-        scores[:, 0] += fitted_offsets(scores[:, 0], batch.labels[..., 0], trained, self._personal_variance)
-        leaf = scores.detach().requires_grad_()
-        with torch.enable_grad():
-            loss = (losses(leaf.mT, self._batch.labels) * self._batch.weight).sum()
-        return torch.autograd.grad(loss, leaf)[0]
 
     def _forward(self) -> Tensor:
         """Scores, (D, heads, N)."""

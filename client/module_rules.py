@@ -161,13 +161,7 @@ def _require_own_rows(module: nn.Module, parameters: Parameters, batch: Batch) -
     for row in range(ROWS):
         only = torch.arange(ROWS) == row
         past = torch.arange(ROWS) < row
-        padded = Batch(
-            torch.where(only[:, None], batch.context, 0),
-            torch.where(only[:, None], batch.ad, 0),
-            torch.where(past[:, None], batch.events, 0),
-            torch.where(past, batch.outcomes, 0),
-            torch.where(past, batch.visible, 0.0),
-        )
+        padded = _padded(batch, only, past)
         events = max(row, 1)
         cut = Batch(
             batch.context[row : row + 1],
@@ -199,13 +193,7 @@ def _require_gradients(module: nn.Module, losses: Losses, parameters: Parameters
         return weighted_loss(module, losses, values, rows, truth, weight)
 
     real = torch.arange(ROWS) < few
-    padded = Batch(
-        torch.where(real[:, None], batch.context, 0),
-        torch.where(real[:, None], batch.ad, 0),
-        torch.where(real[:, None], batch.events, 0),
-        torch.where(real, batch.outcomes, 0),
-        torch.where(real, batch.visible, 0.0),
-    )
+    padded = _padded(batch, real, real)
     both = Batch(*(torch.stack(pair) for pair in zip(batch, padded, strict=True)))
     weights = torch.stack([torch.full((ROWS,), 1 / ROWS), real / few])
     together = vmap(grad(loss), in_dims=(None, 0, 0, 0))(parameters, both, torch.stack([labels, labels]), weights)
@@ -221,6 +209,17 @@ def _require_gradients(module: nn.Module, losses: Losses, parameters: Parameters
                     "or holds NaN",
                     "let rows and events of id 0 pass through forward as finite numbers",
                 )
+
+
+def _padded(batch: Batch, rows: Tensor, events: Tensor) -> Batch:
+    """The batch with all but these rows and events turned into padding; (R,) and (E,) bool."""
+    return Batch(
+        torch.where(rows[:, None], batch.context, 0),
+        torch.where(rows[:, None], batch.ad, 0),
+        torch.where(events[:, None], batch.events, 0),
+        torch.where(events, batch.outcomes, 0),
+        torch.where(events, batch.visible, 0.0),
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -22,11 +22,12 @@ from sottovoce.privacy.store import is_address
 from sottovoce.simulations.audit_documents import Documents, write_documents
 from sottovoce.simulations.audit_facts import About, audit_json
 from sottovoce.simulations.audit_self_test import SelfTest, self_test
-from sottovoce.simulations.cli_options import PATH, as_json, print_json, torch_threads
+from sottovoce.simulations.cli_options import PATH, as_json, print_json
 from sottovoce.simulations.empirical_audit import EmpiricalReport, empirical_audit
 from sottovoce.simulations.folder import RunFolder
 from sottovoce.simulations.publisher import Publisher
 from sottovoce.simulations.results import read_results
+from sottovoce.simulations.threads import torch_threads
 
 PACKAGES = ("sottovoce", "dp-accounting", "opacus", "torch", "flwr", "numpy", "scipy")
 

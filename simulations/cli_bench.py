@@ -11,7 +11,7 @@ from sottovoce.models.bundle import unpack
 from sottovoce.models.request import random_requests
 from sottovoce.models.schema import load_schema
 from sottovoce.privacy.errors import ConfigError, DeviceError
-from sottovoce.simulations.cli_options import PATH, as_json, data_dir, print_json, torch_threads
+from sottovoce.simulations.cli_options import PATH, as_json, data_dir, print_json
 from sottovoce.simulations.dataset import locate
 from sottovoce.simulations.fleet_bench import bench as bench_fleet
 from sottovoce.simulations.fleet_bench import parse_peers
@@ -21,6 +21,7 @@ from sottovoce.simulations.latency import SIZES, measure
 from sottovoce.simulations.ledger_bench import Effort
 from sottovoce.simulations.ledger_bench import bench as bench_ledger
 from sottovoce.simulations.runtimes import callers
+from sottovoce.simulations.threads import torch_threads
 
 
 @click.group()

@@ -95,8 +95,8 @@ def plan_runs(
     another plan. What was not planned before the first release is judged by a stricter rule.
     """
     from sottovoce.simulations.experiment import compose  # not part of the device runtime
+    from sottovoce.simulations.planning import plan_for
     from sottovoce.simulations.queries import measurement_plans
-    from sottovoce.simulations.run import plan_for
     from sottovoce.simulations.sweep_campaign import whole
 
     chosen = compose(experiment, overridden(settings, shortcuts))

@@ -7,7 +7,7 @@ import click
 
 from sottovoce.client.question import Query
 from sottovoce.server.estimates import Figure, Norms, Platt, Popularity, Quality
-from sottovoce.simulations.cli_options import PATH, as_json, data_dir, module_option, print_json, torch_threads
+from sottovoce.simulations.cli_options import PATH, as_json, data_dir, module_option, print_json
 from sottovoce.simulations.folder import RunFolder
 from sottovoce.simulations.grid import CORES, InProcessGrid
 from sottovoce.simulations.loading import load
@@ -15,6 +15,7 @@ from sottovoce.simulations.measure import Measured
 from sottovoce.simulations.measure import measure as release
 from sottovoce.simulations.module_file import load_module
 from sottovoce.simulations.run import nodes
+from sottovoce.simulations.threads import torch_threads
 
 SHOWN_ADS = 20
 

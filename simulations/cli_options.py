@@ -1,7 +1,6 @@
 """Options that several commands share, and how they print."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +37,3 @@ def module_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def print_json(value: Any) -> None:
     """`value` as one indented JSON object; infinities become null."""
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
-
-
-@contextmanager
-def torch_threads(most: int) -> Iterator[None]:
-    """At most `most` threads within one torch operation: more threads than cores mostly wait for each other."""
-    import torch  # not part of the device runtime, which has other commands
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, min(before, most)))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

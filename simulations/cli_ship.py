@@ -27,7 +27,8 @@ from sottovoce.models.signing import (
 )
 from sottovoce.models.trust import Trust, check_golden
 from sottovoce.privacy.errors import DeviceError
-from sottovoce.simulations.cli_options import PATH, as_json, data_dir, print_json, torch_threads
+from sottovoce.simulations.cli_options import PATH, as_json, data_dir, print_json
+from sottovoce.simulations.threads import torch_threads
 
 SHOWN_LOSERS = 6
 

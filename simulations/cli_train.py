@@ -14,7 +14,7 @@ from sottovoce.client.scoring import score
 from sottovoce.privacy.errors import DataError, SottovoceError
 from sottovoce.simulations.bootstrap import Interval, intervals
 from sottovoce.simulations.cli_experiment import experiment_options, overridden
-from sottovoce.simulations.cli_options import PATH, as_json, data_dir, module_option, print_json, torch_threads
+from sottovoce.simulations.cli_options import PATH, as_json, data_dir, module_option, print_json
 from sottovoce.simulations.dataset import Dataset
 from sottovoce.simulations.experiment import Experiment, compose
 from sottovoce.simulations.folder import Point, RunFolder
@@ -23,8 +23,10 @@ from sottovoce.simulations.loading import impressions, load
 from sottovoce.simulations.metrics import Metrics
 from sottovoce.simulations.metrics import evaluate as evaluate_scores
 from sottovoce.simulations.module_file import load_module
+from sottovoce.simulations.planning import plan_of, record_plan
 from sottovoce.simulations.results import finish
-from sottovoce.simulations.run import model_of, module_facts, nodes, plan_of, record_plan, train, trained
+from sottovoce.simulations.run import model_of, module_facts, nodes, train, trained
+from sottovoce.simulations.threads import torch_threads
 
 
 @click.command()

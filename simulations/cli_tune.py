@@ -17,16 +17,18 @@ from sottovoce.client.examples import Examples
 from sottovoce.privacy.budget import FEW_RUNS
 from sottovoce.privacy.selection import SelectionPlan
 from sottovoce.simulations.cli_experiment import experiment_options, overridden
-from sottovoce.simulations.cli_options import PATH, as_json, data_dir, print_json, torch_threads
+from sottovoce.simulations.cli_options import PATH, as_json, data_dir, print_json
 from sottovoce.simulations.cli_train import require_judging, require_measurable
 from sottovoce.simulations.dataset import Dataset
 from sottovoce.simulations.experiment import Experiment
 from sottovoce.simulations.folder import RunFolder
 from sottovoce.simulations.grid import CORES, InProcessGrid
 from sottovoce.simulations.loading import impressions, load
+from sottovoce.simulations.planning import plan_for
 from sottovoce.simulations.results import finish
-from sottovoce.simulations.run import nodes, plan_for
+from sottovoce.simulations.run import nodes
 from sottovoce.simulations.search import Search, read_search
+from sottovoce.simulations.threads import torch_threads
 from sottovoce.simulations.tuning import Trial, require_private, selection_plan
 from sottovoce.simulations.tuning import tune as select
 from sottovoce.simulations.tuning_costs import cost, costs

@@ -7,8 +7,7 @@ without noise, so the distance to it is the price of keeping them private.
 Source: Rendle 2010, "Factorization Machines", ICDM, equations 1 and 5.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +19,7 @@ from torch.nn import functional
 from sottovoce.client.examples import Examples
 from sottovoce.privacy.errors import DataError
 from sottovoce.simulations.metrics import evaluate
+from sottovoce.simulations.threads import torch_threads
 
 CHUNK = 262_144
 """Rows scored at once; bounds memory, changes nothing."""
@@ -133,7 +133,7 @@ def fit(train: Examples, valid: Examples, schema_rows: int, plan: FitPlan = FitP
         now = FactorizationMachine(table.detach().clone(), float(bias.detach()), train.devices, epoch, 0.0)
         return replace(now, primary=evaluate(now.score(valid), valid.labels[:, 0], owner).primary)
 
-    with one_thread():
+    with torch_threads(1):
         one_pass()
         best = judged(1)
         for epoch in range(2, plan.epochs + 1):
@@ -144,20 +144,6 @@ def fit(train: Examples, valid: Examples, schema_rows: int, plan: FitPlan = FitP
             elif epoch - best.epochs >= plan.patience:
                 break
     return best
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch on one thread, then as before.
-
-    Steps this small gain little from a second thread, and on a busy machine lose tenfold: threads wait for each other.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def fields(examples: Examples, schema_rows: int) -> Callable[[npt.NDArray[np.int64]], Tensor]:

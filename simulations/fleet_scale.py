@@ -26,9 +26,9 @@ from sottovoce.privacy.sampling import PoissonSampler
 from sottovoce.server.cohort import Population
 from sottovoce.server.participation import Participation
 from sottovoce.simulations import market
-from sottovoce.simulations.cli_options import torch_threads
 from sottovoce.simulations.dataset import open_memory_mapped, save
 from sottovoce.simulations.loading import partition
+from sottovoce.simulations.threads import torch_threads
 
 P = ParamSpec("P")
 T = TypeVar("T")

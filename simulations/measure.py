@@ -28,8 +28,9 @@ from sottovoce.server.measurement import measure as release
 from sottovoce.simulations.dataset import Dataset
 from sottovoce.simulations.experiment import Experiment
 from sottovoce.simulations.folder import RunFolder
+from sottovoce.simulations.planning import entropy_of
 from sottovoce.simulations.queries import inquiry, measurement_plans
-from sottovoce.simulations.run import entropy_of, trained
+from sottovoce.simulations.run import trained
 
 Figures = Quality | Platt | Norms | Popularity | None
 

@@ -8,13 +8,13 @@ from torch import nn
 
 from sottovoce.client.own_model import OwnModel
 from sottovoce.privacy.errors import ConfigError
-from sottovoce.simulations.cli_options import torch_threads
 from sottovoce.simulations.dataset import Dataset
 from sottovoce.simulations.experiment import Experiment
 from sottovoce.simulations.folder import Point, RunFolder
 from sottovoce.simulations.grid import CORES, InProcessGrid
 from sottovoce.simulations.results import Results, finish
 from sottovoce.simulations.run import Trained, module_facts, nodes, train
+from sottovoce.simulations.threads import torch_threads
 
 
 @dataclass(frozen=True, slots=True)

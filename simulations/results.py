@@ -31,7 +31,8 @@ from sottovoce.simulations.folder import RunFolder
 from sottovoce.simulations.latency import SIZES, measure
 from sottovoce.simulations.loading import load
 from sottovoce.simulations.metrics import Metrics, calibration_curve, evaluate
-from sottovoce.simulations.run import Trained, entropy_of, model_of, plan_of, record_plan, trained
+from sottovoce.simulations.planning import entropy_of, plan_of, record_plan
+from sottovoce.simulations.run import Trained, model_of, trained
 from sottovoce.simulations.runtimes import callers
 from sottovoce.simulations.shipping import passport, require_committed, ship
 from sottovoce.simulations.tuning_folder import assumptions

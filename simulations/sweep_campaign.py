@@ -16,8 +16,8 @@ from sottovoce.privacy.errors import BudgetError
 from sottovoce.privacy.ledger import Ledger
 from sottovoce.privacy.plan import MechanismPlan
 from sottovoce.simulations.experiment import Experiment
+from sottovoce.simulations.planning import plan_for
 from sottovoce.simulations.queries import measurement_plans
-from sottovoce.simulations.run import plan_for
 from sottovoce.simulations.sweep import Sweep, SweptRun
 from sottovoce.simulations.sweep_price import Price, rounded_up
 

@@ -15,7 +15,6 @@ import tomli_w
 
 from sottovoce.models.atomic import write_atomically
 from sottovoce.privacy.errors import SottovoceError
-from sottovoce.simulations.cli_options import torch_threads
 from sottovoce.simulations.dataset import Dataset
 from sottovoce.simulations.experiment import DataSource, Experiment
 from sottovoce.simulations.folder import Point, RunFolder
@@ -24,6 +23,7 @@ from sottovoce.simulations.loading import load
 from sottovoce.simulations.results import baselines, finish
 from sottovoce.simulations.run import nodes, train
 from sottovoce.simulations.sweep_folder import require_same
+from sottovoce.simulations.threads import torch_threads
 from sottovoce.simulations.tuning_folder import sweep_record
 
 

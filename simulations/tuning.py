@@ -27,8 +27,9 @@ from sottovoce.privacy.selection import Selection, SelectionPlan
 from sottovoce.simulations.dataset import Dataset
 from sottovoce.simulations.experiment import Experiment
 from sottovoce.simulations.folder import RunFolder
+from sottovoce.simulations.planning import plan_for
 from sottovoce.simulations.queries import measurement_plans
-from sottovoce.simulations.run import Trained, begin, budget_of, go_on, measure, plan_for
+from sottovoce.simulations.run import Trained, begin, budget_of, go_on, measure
 from sottovoce.simulations.search import Search
 from sottovoce.simulations.tuning_folder import make_private, promote, record_file, trials_folder, write_record
 

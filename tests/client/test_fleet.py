@@ -28,12 +28,12 @@ MODELS = {
 HEADS = {"one head": ("click",), "two heads": ("click", "conversion")}
 
 
-def schema(heads=("click",), moments=True):
+def schema(heads=("click",), moments=True, remembered=True):
     features = [Feature(name="kind", source="device", buckets=4)]
     features += [Feature(name="page", source="context", buckets=5)] if moments else []
     features += [
-        Feature(name="ad", source="ad", kind="integer", buckets=12, in_history=True),
-        Feature(name="topic", source="ad", buckets=3, in_history=True),
+        Feature(name="ad", source="ad", kind="integer", buckets=12, in_history=remembered),
+        Feature(name="topic", source="ad", buckets=3, in_history=remembered),
         Feature(name="size", source="ad", buckets=2),
     ]
     return FeatureSchema(features=tuple(features), history_length=4, heads=heads)
@@ -93,6 +93,17 @@ def test_the_fleet_computes_what_each_device_would_alone(config, heads, moments)
         np.testing.assert_allclose(together.total[name], alone[name], atol=1e-5)
     assert together.devices == 8
     assert any(np.abs(value).max() > 1e-3 for value in alone.values())
+
+
+@pytest.mark.parametrize("config", MODELS.values(), ids=MODELS.keys())
+def test_a_schema_whose_devices_remember_nothing_of_an_ad_trains_all_the_same(config):
+    made = schema(remembered=False)
+    rows = examples(made, [6, 0, 1, 3])
+    values, training, devices = parameters(made, config=config), LocalTraining(steps=3), np.arange(4)
+    together = fleet_update(values, rows, made, config, training, 0.7, devices).total
+    alone = one_by_one(values, rows, made, training, 0.7, devices, config)
+    for name in values:
+        np.testing.assert_allclose(together[name], alone[name], atol=1e-5)
 
 
 def test_a_device_with_a_long_past_costs_no_more_than_its_newest_rows_and_its_history():

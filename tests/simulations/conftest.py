@@ -10,7 +10,21 @@ from sottovoce.privacy.errors import DataError
 from sottovoce.privacy.realised import Observed
 from sottovoce.privacy.spending import CurvePoint, DeltaPoint, Sensitivity, Spend
 from sottovoce.simulations.audit_facts import About
+from sottovoce.simulations.cli import run
 from sottovoce.simulations.dataset import locate
+
+
+@pytest.fixture
+def call(capfd):
+    """Run a command: (exit code, standard output, standard error)."""
+
+    def called(*arguments):
+        capfd.readouterr()
+        code = run([str(argument) for argument in arguments])
+        told = capfd.readouterr()
+        return code, told.out, told.err
+
+    return called
 
 
 @pytest.fixture(scope="session")

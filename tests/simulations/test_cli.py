@@ -17,19 +17,6 @@ SMALL = ["--devices", "200", "--rounds", "2", "--delta", "1e-3", "--no-baselines
 SMALL += ["--set", "data.rows_per_device=8", "--set", "privacy.sampling_rate=0.3"]
 
 
-@pytest.fixture
-def call(capfd):
-    """Run a command: (exit code, standard output, standard error)."""
-
-    def called(*arguments):
-        capfd.readouterr()
-        code = run([str(argument) for argument in arguments])
-        told = capfd.readouterr()
-        return code, told.out, told.err
-
-    return called
-
-
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A finished private run."""

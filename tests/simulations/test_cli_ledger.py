@@ -14,7 +14,6 @@ from sottovoce.privacy.budget import Budget
 from sottovoce.privacy.ledger import Ledger, Realised
 from sottovoce.privacy.plan import MechanismPlan
 from sottovoce.privacy.store import open_store
-from sottovoce.simulations.cli import run
 
 pytest.importorskip("dp_accounting", reason="accounting is part of the [train] extra")
 
@@ -22,19 +21,6 @@ PLAN = MechanismPlan(6040, 0.02, 1.0, 1.0, 50, 1e-5)
 CAPPED = replace(PLAN, cohorts="visible", max_participations=3, noise_multiplier=4.0, purpose="metric")
 GOOD = ("--epsilon", "4", "--delta", "1e-5", "--population", "6040")
 DRAWN = Realised(population=6040, cohort=118, answered=101, busiest=2, salt="5a" * 16)
-
-
-@pytest.fixture
-def call(capfd):
-    """Run a command: (exit code, standard output, standard error)."""
-
-    def called(*arguments):
-        capfd.readouterr()
-        code = run([str(argument) for argument in arguments])
-        told = capfd.readouterr()
-        return code, told.out, told.err
-
-    return called
 
 
 def refused(told, *words):

@@ -15,7 +15,6 @@ import pytest
 from sottovoce.privacy.errors import SottovoceError
 from sottovoce.privacy.ledger import Ledger
 from sottovoce.simulations import cli_sweep
-from sottovoce.simulations.cli import run
 from sottovoce.simulations.loading import load
 from sottovoce.simulations.results import read_results
 from sottovoce.simulations.sweep_folder import SweepFolder
@@ -26,19 +25,6 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSI
 
 # Without noise nothing has to be calibrated or audited, which takes seconds for each run.
 SMALL = ["--devices", "300", "--delta", "1e-3", "--set", "data.rows_per_device=8", "--set", "evaluate_every=100"]
-
-
-@pytest.fixture
-def call(capfd):
-    """Run a command: (exit code, standard output, standard error)."""
-
-    def called(*arguments):
-        capfd.readouterr()
-        code = run([str(argument) for argument in arguments])
-        told = capfd.readouterr()
-        return code, told.out, told.err
-
-    return called
 
 
 def work_here(jobs, workers, source, data_dir, on_event, on_stop):

@@ -26,8 +26,9 @@ from sottovoce.simulations.grid import InProcessGrid
 from sottovoce.simulations.loading import load
 from sottovoce.simulations.measure import measure
 from sottovoce.simulations.metrics import evaluate
+from sottovoce.simulations.planning import plan_for
 from sottovoce.simulations.queries import QUERIES, inquiry, marks, measurement_charge, measurement_plans
-from sottovoce.simulations.run import nodes, plan_for, train, trained
+from sottovoce.simulations.run import nodes, train, trained
 
 SETTINGS = [
     ("data.devices", 400),

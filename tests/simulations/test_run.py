@@ -21,7 +21,8 @@ from sottovoce.simulations.experiment import compose
 from sottovoce.simulations.folder import RunFolder
 from sottovoce.simulations.grid import InProcessGrid
 from sottovoce.simulations.loading import load
-from sottovoce.simulations.run import nodes, plan_for, record_plan, told_training, train, trained
+from sottovoce.simulations.planning import plan_for, record_plan, told_training
+from sottovoce.simulations.run import nodes, train, trained
 from sottovoce.simulations.shipping import require_committed
 
 ROUNDS = 5
