@@ -15,8 +15,6 @@ from sottovoce.simulations.cli_options import PATH, as_json, data_dir, print_jso
 from sottovoce.simulations.dataset import locate
 from sottovoce.simulations.fleet_bench import bench as bench_fleet
 from sottovoce.simulations.fleet_bench import parse_peers
-from sottovoce.simulations.fleet_profile import kuairand_case, large_case, profile
-from sottovoce.simulations.fleet_scale import measure_scale
 from sottovoce.simulations.latency import SIZES, measure
 from sottovoce.simulations.ledger_bench import Effort
 from sottovoce.simulations.ledger_bench import bench as bench_ledger
@@ -80,6 +78,9 @@ def fleet(
 
 def _fleet_scale(scale: str, json_output: bool) -> None:
     """The same round in ever larger populations."""
+    # Needs all of [train], which an environment of the peers does not have.
+    from sottovoce.simulations.fleet_scale import measure_scale
+
     try:
         sizes = [int(size) for size in scale.split(",")]
     except ValueError:
@@ -100,6 +101,9 @@ def _fleet_scale(scale: str, json_output: bool) -> None:
 
 def _fleet_profile(folder: Path | None, json_output: bool) -> None:
     """One round of KuaiRand and one of a larger model, part by part."""
+    # Likewise.
+    from sottovoce.simulations.fleet_profile import kuairand_case, large_case, profile
+
     with torch_threads(1):
         found = [profile(kuairand_case(locate(folder, os.environ.get("SOTTOVOCE_DATA")))), profile(large_case())]
     if json_output:

@@ -163,17 +163,36 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         return f"{tomli_w.dumps(told)}\n# Record-level privacy on the device, off without this section:\n{hidden}"
 
 
+_LINEAR: Mapping[str, Any] = {
+    "rounds": 60,
+    "model": {"embedding_width": 0, "interest_counts": False, "personal_variance": 1.0},
+    "local": {"steps": 1, "learning_rate": 1.0},
+    "server": {"kind": "momentum", "schedule": "linear", "shrinkage": 0.12},
+    "privacy": {"sampling": "none", "clip_norm": 2.0},
+}
+"""Where a few thousand devices are all there are: see decision 0018."""
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "market": {"model": {"click_rate": 0.05, "conversion_rate": 0.1}, "server": {"learning_rate": 0.05}},
-    "kuairand": {
-        "rounds": 60,
-        "model": {"embedding_width": 0, "interest_counts": False, "personal_variance": 1.0, "click_rate": 0.35},
-        "local": {"steps": 1, "learning_rate": 1.0},
-        "server": {"kind": "momentum", "learning_rate": 305.0, "schedule": "linear", "shrinkage": 0.12},
-        "privacy": {"sampling": "none", "clip_norm": 2.0},
-    },
-    "movietweetings": {"rounds": 100, "privacy": {"delta": 1e-4}},
-    "completejourney": {"rounds": 100, "privacy": {"delta": 1e-4}},
+    "kuairand": _merge(_LINEAR, {"model": {"click_rate": 0.35}, "server": {"learning_rate": 305.0}}),
+    "movietweetings": _merge(_LINEAR, {"server": {"learning_rate": 100.0}, "privacy": {"delta": 1e-4}}),
+    "completejourney": _merge(
+        _LINEAR,
+        {
+            "model": {"interest_counts": True, "click_rate": 0.01},
+            "server": {"learning_rate": 30.0},
+            "privacy": {"delta": 1e-4},
+        },
+    ),
     "table": {},
 }
 """Settings of each data set that differ from the general ones."""
@@ -246,11 +265,3 @@ def _set(table: dict[str, Any], path: list[str], value: Any, key: str) -> None:
         if not isinstance(table, dict):
             raise ConfigError(f"{key}: {part} is a value, not a section", "see `--show-config` for all keys")
     table[path[-1]] = value
-
-
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        below = merged.get(key)
-        merged[key] = _merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
-    return merged

@@ -26,7 +26,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "laying out rows": ("examples.py:take", "cohort_batches.py:prepare", "cohort_batches.py:chunks"),
     "dense products": ("local_steps.py:_affine", "local_steps.py:_back", "local_steps.py:_move"),
     "attention": ("event_attention.py:forward", "event_attention.py:backward"),
-    "loss": ("local_steps.py:_slope",),
+    "loss": ("local_offsets.py:loss_slope",),
     "embeddings": ("local_steps.py:_read", "local_steps.py:_move_rows"),
     "norms, clipping, sum": ("clipped_sum.py:__init__", "clipped_sum.py:add", "clipped_sum.py:total"),
 }

@@ -1,6 +1,8 @@
 """`sottovoce bench fleet`: every contender does the same work, which is what its figures rest on."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -147,3 +149,17 @@ def test_the_command_measures_everybody_that_is_installed(capsys):
     assert found["ms_per_device_round"].keys() == {"fleet", "fleet_one_thread", "flower", "loop"}
     assert found["ratio"].keys() == found["difference"].keys() == {"flower", "loop"}
     assert found["max_abs_diff"] < 1e-4
+
+
+def test_the_benchmark_runs_where_only_the_peers_are_installed():
+    """pfl-research and [train] want different versions of dp-accounting, so that they never share an environment."""
+    program = """
+import sys
+for name in ("onnx", "litert_torch", "opacus", "PIL", "pyarrow", "safetensors"):
+    sys.modules[name] = None
+from sottovoce.simulations.cli import run
+sys.exit(run(["bench", "fleet", "--devices", "8", "--repeats", "1", "--json"]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["parameters"] == 140_000
