@@ -22,6 +22,7 @@ from sottovoce.client.message import (
     read_reply,
     reply_record,
 )
+from sottovoce.client.wire import read_arrays
 from sottovoce.privacy.errors import UpdateError
 from sottovoce.privacy.record import RecordTarget
 
@@ -90,6 +91,18 @@ def test_an_array_of_another_serialization_is_unusable():
     record.array_records["total"] = ArrayRecord({"table": Array("float32", (3, 2), "pickle", good.data)})
     with pytest.raises(UpdateError):
         read_reply(record, ASKED)
+
+
+def test_headers_are_read_without_pythons_parser_which_fails_when_threads_share_it(monkeypatch):
+    """CPython 3.11: `SystemError: AST constructor recursion depth mismatch`, which would end a run."""
+    monkeypatch.setattr(np.lib.format, "read_array_header_1_0", None)
+    monkeypatch.setattr("ast.parse", None)
+    for value in (np.ones((3, 2), np.float32), np.zeros((0, 2), np.float32), np.float32(4), np.ones(3, np.int64)):
+        record = RecordDict({"total": ArrayRecord({"a": Array(np.asarray(value))})})
+        got = read_arrays(record, "total")["a"]
+        assert got.dtype == value.dtype
+        assert got.shape == value.shape
+        assert (got == value).all()
 
 
 @settings(max_examples=300, deadline=None)
