@@ -13,7 +13,8 @@ from sottovoce.privacy.errors import UpdateError
 FloatArrays = Mapping[str, npt.NDArray[np.float32]]
 
 _HEADER = re.compile(
-    rb"\{'descr': '([<|][biuf][1248])', 'fortran_order': False, 'shape': \(((?:\d{1,19}, ){0,31}\d{0,19}),?\)(?:, )?\} *\n"
+    rb"\{'descr': '([<|][biuf][1248])', 'fortran_order': False, "
+    rb"'shape': \(((?:\d{1,19}, ){0,31}\d{0,19}),?\)(?:, )?\} *\n"
 )
 """What `numpy.save` writes before the numbers of a plain array, C order, little endian."""
 
@@ -44,8 +45,8 @@ def _read(array: Array) -> npt.NDArray[Any]:
     """The array of plain .npy bytes, and of nothing else that numpy could be talked into loading.
 
     `Array.numpy` would open a zip archive, and would allocate whatever size a header claims. numpy's own reader of
-    headers calls Python's parser, which a hostile header can exhaust, and which in CPython 3.11 fails with a SystemError
-    now and then when several threads parse at once, as the nodes of one process do.
+    headers calls Python's parser, which a hostile header can exhaust, and which in CPython 3.11 now and then fails with
+    a SystemError when several threads parse at once, as the nodes of one process do.
     """
     data = array.data
     if array.stype != "numpy.ndarray" or data[:8] != b"\x93NUMPY\x01\x00":
@@ -54,8 +55,8 @@ def _read(array: Array) -> npt.NDArray[Any]:
     header = _HEADER.fullmatch(data[10:start])
     if header is None:
         raise ValueError("not the header of a plain array")
-    dtype, shape = np.dtype(header[1].decode()), tuple(int(length) for length in header[2].split(b",") if length.strip())
-    return np.frombuffer(data, dtype, offset=start).reshape(shape).copy()
+    shape = tuple(int(length) for length in header[2].split(b",") if length.strip())
+    return np.frombuffer(data, np.dtype(header[1].decode()), offset=start).reshape(shape).copy()
 
 
 def config(record: RecordDict, key: str, types: Mapping[str, type]) -> dict[str, Any]:
