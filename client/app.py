@@ -53,6 +53,7 @@ class Node:
             only `max_participations` bounds what a record reveals.
         entropy: of record-level batches and noise.
         held_out: later rows of the same devices, never trained on; None where the node keeps none.
+        accelerator: torch's name of where the ranker trains with device-level privacy or none, such as `cuda`.
 
     Raises:
         DataError: an id, label or ad that the schema and catalogue do not have. One such row would spill into another
@@ -68,6 +69,7 @@ class Node:
     ledger: DeviceLedger | None = None
     entropy: Entropy = OsEntropy()  # noqa: RUF009 - it has no state
     held_out: Examples | None = None
+    accelerator: str = "cpu"
 
     def __post_init__(self, max_participations: int | None) -> None:
         """Check every row once, before any round."""
@@ -147,7 +149,16 @@ def _update(node: Node, asked: Instruction, clip_norm: float, devices: npt.NDArr
     parameters = {name: torch.from_numpy(value) for name, value in asked.parameters.items()}
     training, target = asked.training, asked.training.record
     if target is None or not isinstance(node.model, RankerConfig):
-        return summed_update(parameters, node.examples, node.schema, node.model, training, clip_norm, devices)
+        return summed_update(
+            parameters,
+            node.examples,
+            node.schema,
+            node.model,
+            training,
+            clip_norm,
+            devices,
+            accelerator=node.accelerator,
+        )
     if node.model.scales(node.schema):
         raise UpdateError(
             "a linear model cannot be trained with record-level privacy",

@@ -19,11 +19,16 @@ def summed_update(
     training: LocalTraining,
     clip_norm: float,
     devices: npt.NDArray[np.integer],
+    *,
+    accelerator: str = "cpu",
 ) -> FleetUpdate:
-    """The sum of the clipped updates of `devices`; see `fleet.fleet_update`."""
+    """The sum of the clipped updates of `devices`; see `fleet.fleet_update`.
+
+    `accelerator` is where the ranker's arithmetic happens; a module of one's own trains on the processor.
+    """
     match model:
         case RankerConfig():
-            return fleet_update(parameters, examples, schema, model, training, clip_norm, devices)
+            return fleet_update(parameters, examples, schema, model, training, clip_norm, devices, device=accelerator)
         case OwnModel():
             return model.update(parameters, examples, training, clip_norm, devices)
     raise TypeError(f"nobody knows how to train a {type(model).__name__}")

@@ -11,7 +11,8 @@ from sottovoce.models.bundle import unpack
 from sottovoce.models.request import random_requests
 from sottovoce.models.schema import load_schema
 from sottovoce.privacy.errors import ConfigError, DeviceError
-from sottovoce.simulations.cli_options import PATH, as_json, data_dir, print_json
+from sottovoce.simulations.accelerator import require_accelerator
+from sottovoce.simulations.cli_options import PATH, as_json, data_dir, device_option, print_json
 from sottovoce.simulations.dataset import locate
 from sottovoce.simulations.fleet_bench import bench as bench_fleet
 from sottovoce.simulations.fleet_bench import parse_peers
@@ -33,6 +34,7 @@ def bench() -> None:
 @click.option("--against", default="loop", show_default=True, help="Comma list of flower, pfl and loop.")
 @click.option("--scale", help="Populations to compare instead, such as 1000,10000,100000,1000000.")
 @click.option("--profile", "profiled", is_flag=True, help="Where the time of a round goes, instead.")
+@device_option
 @data_dir
 @as_json
 def fleet(
@@ -41,6 +43,7 @@ def fleet(
     against: str,
     scale: str | None,
     profiled: bool,
+    accelerator: str,
     data_dir: Path | None,
     json_output: bool,
 ) -> None:
@@ -52,8 +55,9 @@ def fleet(
         _fleet_profile(data_dir, json_output)
         return
     peers = parse_peers(against)
+    require_accelerator(accelerator)
     with torch_threads(1):
-        result = bench_fleet(devices, repeats, peers, lambda what: click.echo(f"... {what}", err=True))
+        result = bench_fleet(devices, repeats, peers, lambda what: click.echo(f"... {what}", err=True), accelerator)
     if json_output:
         print_json(result)
         return

@@ -25,6 +25,17 @@ def data_dir(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def device_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--device`: where the arithmetic happens. A matter of the machine, so it is in no experiment file."""
+    return click.option(
+        "--device",
+        "accelerator",
+        default="cpu",
+        show_default=True,
+        help="Where devices train, by torch's name: cpu, cuda, mps.",
+    )(command)
+
+
 def module_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """`--module`: a model of one's own, named by whoever types the command and never by a file."""
     return click.option(

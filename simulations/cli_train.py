@@ -12,9 +12,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from sottovoce.client.examples import Examples
 from sottovoce.client.scoring import score
 from sottovoce.privacy.errors import DataError, SottovoceError
+from sottovoce.simulations.accelerator import require_accelerator
 from sottovoce.simulations.bootstrap import Interval, intervals
 from sottovoce.simulations.cli_experiment import experiment_options, overridden
-from sottovoce.simulations.cli_options import PATH, as_json, data_dir, module_option, print_json
+from sottovoce.simulations.cli_options import PATH, as_json, data_dir, device_option, module_option, print_json
 from sottovoce.simulations.dataset import Dataset
 from sottovoce.simulations.experiment import Experiment, compose
 from sottovoce.simulations.folder import Point, RunFolder
@@ -35,6 +36,7 @@ from sottovoce.simulations.threads import torch_threads
 @click.option("--out", type=PATH, help="Folder for the run. [default: runs/DATA]")
 @click.option("--resume", type=PATH, metavar="RUN", help="Continue an interrupted run.")
 @module_option
+@device_option
 @click.option("--baselines/--no-baselines", default=True, help="Also run popularity and a factorization machine.")
 @click.option("--show-config", is_flag=True, help="Print the experiment, defaults filled in, and stop.")
 @data_dir
@@ -45,6 +47,7 @@ def simulate(
     out: Path | None,
     resume: Path | None,
     module: str | None,
+    accelerator: str,
     baselines: bool,
     show_config: bool,
     data_dir: Path | None,
@@ -69,6 +72,9 @@ def simulate(
     if folder is None:
         folder = RunFolder(out or Path("runs") / chosen.data.name)
         folder.require_free()
+    require_accelerator(accelerator)
+    if accelerator != "cpu" and (module is not None or chosen.local.record is not None):
+        raise click.UsageError("a module of one's own and record-level training need --device cpu")
     began = time.monotonic()
     say = Console(stderr=True, highlight=False, soft_wrap=True)
     dataset = load(chosen.data, data_dir, None)
@@ -94,7 +100,7 @@ def simulate(
         )
     try:
         with torch_threads(CORES // chosen.nodes), _Bar(say, chosen) as bar:
-            grid = InProcessGrid(nodes(chosen, dataset, own_model), chosen.nodes)
+            grid = InProcessGrid(nodes(chosen, dataset, own_model, accelerator), chosen.nodes)
             model = train(grid, chosen, dataset, folder, bar.advance, own_model)
         for note in model.notes:
             say.print(f"note: {note}", style="yellow", markup=False)

@@ -105,13 +105,14 @@ class Fleet:
     Args:
         work: what to do.
         nodes: how many; at most as many as devices.
+        accelerator: where the arithmetic happens.
 
     Attributes:
         clipped: devices scaled down in the last round.
     """
 
-    def __init__(self, work: Work, nodes: int) -> None:
-        self.clipped = 0
+    def __init__(self, work: Work, nodes: int, accelerator: str = "cpu") -> None:
+        self.clipped, self._accelerator = 0, accelerator
         self._work, self._rng = work, np.random.default_rng(0)
         self._shares = np.array_split(np.arange(work.devices), nodes)
 
@@ -129,6 +130,7 @@ class Fleet:
                     work.training,
                     work.clip_norm,
                     share,
+                    device=self._accelerator,
                 )
                 for share in self._shares
             ]
@@ -160,7 +162,9 @@ def parse_peers(text: str) -> tuple[str, ...]:
     return names
 
 
-def bench(devices: int, repeats: int, against: Sequence[str], say: Callable[[str], None]) -> FleetBench:
+def bench(
+    devices: int, repeats: int, against: Sequence[str], say: Callable[[str], None], accelerator: str = "cpu"
+) -> FleetBench:
     """Measure the fleet and its peers. Let torch use one thread meanwhile.
 
     Args:
@@ -168,6 +172,7 @@ def bench(devices: int, repeats: int, against: Sequence[str], say: Callable[[str
         repeats: timed rounds of each contender.
         against: names of `PEERS`, installed.
         say: is told what begins, which takes minutes.
+        accelerator: where the fleet's arithmetic happens; its peers stay on the processor.
     """
     work = fleet_work(devices)
     sums: dict[str, Total] = {}
@@ -184,8 +189,8 @@ def bench(devices: int, repeats: int, against: Sequence[str], say: Callable[[str
 
     flower(repeats - repeats // 2)
     with ExitStack() as stack:
-        fleet = Fleet(work, CORES)
-        here: dict[str, Contender] = {"fleet": fleet, "fleet_one_thread": Fleet(work, 1)}
+        fleet = Fleet(work, CORES, accelerator)
+        here: dict[str, Contender] = {"fleet": fleet, "fleet_one_thread": Fleet(work, 1, accelerator)}
         if "pfl" in against:
             pfl = importlib.import_module("sottovoce.simulations.peer_pfl").Pfl(work)
             here["pfl"] = stack.enter_context(closing(pfl))

@@ -61,10 +61,14 @@ def module_facts(own: OwnModel | None, dataset: Dataset) -> ModuleFacts | None:
     return ModuleFacts(name=own.name, values=values, sha256=own.digest())
 
 
-def nodes(experiment: Experiment, dataset: Dataset, own: OwnModel | None = None) -> ClientApp:
+def nodes(experiment: Experiment, dataset: Dataset, own: OwnModel | None = None, accelerator: str = "cpu") -> ClientApp:
     """The ClientApp of simulated nodes, each hosting its share of the devices.
 
-    `own` is what they train in place of the ranker, where it is given.
+    Args:
+        experiment: what they are told.
+        dataset: whose devices they host.
+        own: what they train in place of the ranker, where it is given.
+        accelerator: where, see `client.app.Node`.
     """
     model = model_of(experiment, own)
     hosted: dict[tuple[int, int], Node] = {}
@@ -74,7 +78,15 @@ def nodes(experiment: Experiment, dataset: Dataset, own: OwnModel | None = None)
         if (number, of) not in hosted:
             share, later = partition(dataset.train, number, of), partition(dataset.valid, number, of)
             entropy = entropy_of(experiment)
-            hosted[number, of] = Node(share, dataset.schema, model, number, entropy=entropy, held_out=later)
+            hosted[number, of] = Node(
+                share,
+                dataset.schema,
+                model,
+                number,
+                entropy=entropy,
+                held_out=later,
+                accelerator=accelerator,
+            )
         return hosted[number, of]
 
     return client_app(open_node)

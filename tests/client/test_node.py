@@ -79,6 +79,12 @@ def test_a_node_answers_with_a_sum_that_its_coordinator_takes(node):
     assert 0 < norm <= 0.5 * node.examples.devices
 
 
+def test_the_ranker_trains_where_the_node_says(node):
+    elsewhere = Node(node.examples, node.schema, CONFIG, 0, accelerator="nowhere")
+    with pytest.raises(RuntimeError, match="nowhere"):
+        ask(elsewhere, instruction(elsewhere))
+
+
 def test_parameters_of_another_model_are_refused(node):
     wrong = {name: np.zeros((2, 2), np.float32) for name in initial(node.schema, CONFIG, 0)}
     with pytest.raises(UpdateError, match="another model"):
