@@ -24,8 +24,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: $(VENV)/.ready
 	@PATH="$(abspath $(BIN)):$$PATH" ./demo.sh
 
+# Two at a time: most tests use one core. The last ones are dealt anew, so that nobody waits for a long file.
 test: $(VENV)/.ready
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(VENV)/.ready
 	@$(BIN)/ruff format --check .
