@@ -14,10 +14,11 @@ from sottovoce.models.manifest import load_manifest
 from sottovoce.models.parity import onnx_scorer, tflite_scorer
 from sottovoce.models.passport import SIMULATION, PrivacyPassport
 from sottovoce.models.request import random_requests
+from sottovoce.models.rollout import Rollout
 from sottovoce.models.schema import Feature, FeatureSchema
 from sottovoce.models.signing import generate_key
 from sottovoce.models.trust import Trust, check_golden
-from sottovoce.privacy.errors import GateError
+from sottovoce.privacy.errors import GateError, SignatureError
 from sottovoce.server import release as release_module
 from sottovoce.server.gates import Gates
 from sottovoce.server.release import _smallest, release
@@ -115,6 +116,26 @@ def test_the_manifest_states_utc_times_parent_and_storage(good):
     assert "int8" in manifest.quantization
     assert manifest.personal_variance == 0.0
     assert [port.name for port in manifest.inputs] == ["context", "events", "outcomes", "ad"]
+
+
+def test_the_manifest_asks_for_all_signers_and_goes_to_all_devices_unless_told_otherwise(good, key):
+    manifest = load_manifest(unpack(good.bundle)["manifest.json"])
+    assert (manifest.key_threshold, manifest.rollout) == (1, Rollout(percent=100.0, salt="market 4"))
+    staged = released(keys=[key, generate_key(), key], key_threshold=1, rollout_percent=5, rollout_salt="market 3")
+    manifest = load_manifest(unpack(staged.bundle)["manifest.json"])
+    assert (manifest.key_threshold, manifest.rollout) == (1, Rollout(percent=5.0, salt="market 3"))
+    runtimes = {"litert": "2.3.0"}
+    Trust((key.public_key(),)).accept(staged.bundle, now=NOW, runtimes=runtimes)  # one of two is enough
+    whole = released(keys=[key, generate_key(), key]).bundle
+    assert load_manifest(unpack(whole)["manifest.json"]).key_threshold == 2
+    with pytest.raises(SignatureError):
+        Trust((key.public_key(),)).accept(whole, now=NOW, runtimes=runtimes)
+
+
+@pytest.mark.parametrize("changed", [{"key_threshold": 0}, {"key_threshold": 2}, {"rollout_percent": 101}])
+def test_thresholds_and_shares_that_cannot_be_are_the_callers_mistake(key, changed):
+    with pytest.raises(ValueError, match=r"threshold|percent"):
+        released(keys=[key, key], **changed)
 
 
 def test_a_linear_model_with_a_personal_layer_is_released_whole(key):
