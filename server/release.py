@@ -141,6 +141,7 @@ def release(
     signers = len({key_id(key.public_key()) for key in keys})
     if key_threshold is not None and not 1 <= key_threshold <= signers:
         raise ValueError(f"key_threshold must be from 1 to the {signers} different keys, got {key_threshold}")
+    rollout = Rollout(percent=float(rollout_percent), salt=rollout_salt or f"{model_id} {version}")
     module = _smallest(parameters, schema, config, requests, gates)
     onnx, tflite = to_onnx(module, schema), to_tflite(module, schema, sizes)
     by_module, by_onnx, by_tflite = module_scorer(module), onnx_scorer(onnx), tflite_scorer(tflite)
@@ -171,7 +172,7 @@ def release(
         inputs=_inputs(schema),
         outputs=(Port(name=OUTPUT, shape=(-1, len(schema.heads)), dtype="float32"),),
         key_threshold=signers if key_threshold is None else key_threshold,
-        rollout=Rollout(percent=float(rollout_percent), salt=rollout_salt or f"{model_id} {version}"),
+        rollout=rollout,
     )
     files["manifest.json"] = manifest.canonical()
     files[SIGNATURE_NAME] = sign(files, keys, model_id)

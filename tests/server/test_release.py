@@ -118,26 +118,6 @@ def test_the_manifest_states_utc_times_parent_and_storage(good):
     assert [port.name for port in manifest.inputs] == ["context", "events", "outcomes", "ad"]
 
 
-def test_the_manifest_asks_for_all_signers_and_goes_to_all_devices_unless_told_otherwise(good, key):
-    manifest = load_manifest(unpack(good.bundle)["manifest.json"])
-    assert (manifest.key_threshold, manifest.rollout) == (1, Rollout(percent=100.0, salt="market 4"))
-    staged = released(keys=[key, generate_key(), key], key_threshold=1, rollout_percent=5, rollout_salt="market 3")
-    manifest = load_manifest(unpack(staged.bundle)["manifest.json"])
-    assert (manifest.key_threshold, manifest.rollout) == (1, Rollout(percent=5.0, salt="market 3"))
-    runtimes = {"litert": "2.3.0"}
-    Trust((key.public_key(),)).accept(staged.bundle, now=NOW, runtimes=runtimes)  # one of two is enough
-    whole = released(keys=[key, generate_key(), key]).bundle
-    assert load_manifest(unpack(whole)["manifest.json"]).key_threshold == 2
-    with pytest.raises(SignatureError):
-        Trust((key.public_key(),)).accept(whole, now=NOW, runtimes=runtimes)
-
-
-@pytest.mark.parametrize("changed", [{"key_threshold": 0}, {"key_threshold": 2}, {"rollout_percent": 101}])
-def test_thresholds_and_shares_that_cannot_be_are_the_callers_mistake(key, changed):
-    with pytest.raises(ValueError, match=r"threshold|percent"):
-        released(keys=[key, key], **changed)
-
-
 def test_a_linear_model_with_a_personal_layer_is_released_whole(key):
     """Without interest counts: the model that would rather not read all of its inputs."""
     linear = ranker.RankerConfig(embedding_width=0, personal_variance=0.7, interest_counts=False)
@@ -173,6 +153,26 @@ def test_everything_but_the_signature_is_the_same_the_second_time(good, key):
     again = released(keys=[key], parent_version=3)
     one, other = unpack(good.bundle), unpack(again.bundle)
     assert {name for name in one if one[name] != other[name]} == {"model.sig"}
+
+
+@pytest.mark.usefixtures("exported_before")
+def test_the_manifest_asks_for_all_signers_and_goes_to_all_devices_unless_told_otherwise(good, key):
+    several, runtimes = [key, generate_key(), key], {"litert": "2.3.0"}
+    staged = released(keys=several, key_threshold=1, rollout_percent=5, rollout_salt="market 3").bundle
+    whole, only = released(keys=several).bundle, Trust((key.public_key(),))
+    claims = [load_manifest(unpack(data)["manifest.json"]) for data in (good.bundle, whole, staged)]
+    assert [claim.key_threshold for claim in claims] == [1, 2, 1]
+    everybody, some = Rollout(percent=100.0, salt="market 4"), Rollout(percent=5.0, salt="market 3")
+    assert [claim.rollout for claim in claims] == [everybody, everybody, some]
+    only.accept(staged, now=NOW, runtimes=runtimes)  # while keys are rotated, devices know one of them
+    with pytest.raises(SignatureError):
+        only.accept(whole, now=NOW, runtimes=runtimes)
+
+
+@pytest.mark.parametrize("changed", [{"key_threshold": 0}, {"key_threshold": 2}, {"rollout_percent": 101}])
+def test_thresholds_and_shares_that_cannot_be_are_the_callers_mistake(key, changed):
+    with pytest.raises(ValueError, match=r"threshold|percent"):
+        released(keys=[key, key], **changed)
 
 
 @pytest.mark.parametrize(
