@@ -1,7 +1,7 @@
 """The manifest: what a bundle claims to be, in exactly one byte sequence.
 
 It adds what the signature format lacks: a version that only grows, an expiry, the oldest runtimes that may load the
-model, and the digest of the feature schema.
+model, the digest of the feature schema, how many keys had to sign, and which share of devices takes it.
 """
 
 from collections.abc import Mapping
@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from sottovoce.models.rollout import Rollout
+from sottovoce.models.signing import MOST_SIGNATURES
 from sottovoce.privacy.errors import BundleError
 
 Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
@@ -78,6 +80,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             the click logit; 0 for none. What it comes to is never known outside the device.
         inputs: of the model, in order.
         outputs: of the model, in order.
+        key_threshold: how many different keys had to sign, 1 to 8. A device asks for at least its own threshold and for
+            at least this one, both from keys it trusts: a signature that was cut off is missed.
+        rollout: which share of devices takes it.
     """
 
     model_id: Name
@@ -94,6 +99,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     personal_variance: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.0
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    key_threshold: Annotated[int, msgspec.Meta(ge=1, le=MOST_SIGNATURES)]
+    rollout: Rollout
 
     def __post_init__(self) -> None:
         """Refuse times and versions in the wrong order."""

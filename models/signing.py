@@ -8,19 +8,18 @@ Source: https://github.com/secure-systems-lab/dsse (protocol), https://in-toto.i
 https://model_signing/signature/v1.0 as written by `model-signing` 1.1.1.
 """
 
-import base64
-import binascii
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from sottovoce.models.atomic import write_atomically
+from sottovoce.models.dsse import ALGORITHM, holds, read_base64, signed_message, write_base64
 from sottovoce.privacy.errors import ConfigError, DigestError, SignatureError
 
 PrivateKey = ec.EllipticCurvePrivateKey
@@ -31,7 +30,6 @@ SIGNATURE_NAME = "model.sig"
 """Where the signature lies beside the files; never one of them."""
 
 MOST_SIGNATURES = 8
-ALGORITHM = ec.ECDSA(hashes.SHA256())
 KEEP = "keep the bundle in use"
 
 
@@ -195,18 +193,19 @@ def sign(files: Mapping[str, bytes], keys: Sequence[PrivateKey], subject: str) -
         _Predicate(_Serialization("files", "sha256", False, (SIGNATURE_NAME,)), resources),
     )
     payload = msgspec.json.encode(statement)
-    signatures = tuple(_Signature(_encode(key.sign(_pae(payload), ALGORITHM))) for key in keys)
+    message = signed_message(payload, PAYLOAD_TYPE)
+    signatures = tuple(_Signature(write_base64(key.sign(message, ALGORITHM))) for key in keys)
     return msgspec.json.encode(
         _Sigstore(
             "application/vnd.dev.sigstore.bundle.v0.3+json",
             _Material(_Hint(key_id(keys[0].public_key())), ()),
-            _Envelope(_encode(payload), PAYLOAD_TYPE, signatures),
+            _Envelope(write_base64(payload), PAYLOAD_TYPE, signatures),
         )
     )
 
 
-def verify(signature: bytes, files: Mapping[str, bytes], keys: Sequence[PublicKey], threshold: int) -> None:
-    """Let files pass that are exactly those signed, by enough different keys.
+def verify(signature: bytes, files: Mapping[str, bytes], keys: Sequence[PublicKey], threshold: int) -> int:
+    """Let files pass that are exactly those signed, by enough different keys; say how many signed.
 
     The payload is not read before enough signatures over it hold.
 
@@ -215,6 +214,9 @@ def verify(signature: bytes, files: Mapping[str, bytes], keys: Sequence[PublicKe
         files: by name, without the signature.
         keys: trusted; one listed twice counts once, and so does one that signed twice.
         threshold: how many different keys must have signed, at least 1.
+
+    Returns:
+        How many different trusted keys signed, at least `threshold`.
 
     Raises:
         SignatureError: the signature file is malformed or fewer than `threshold` keys signed.
@@ -227,8 +229,8 @@ def verify(signature: bytes, files: Mapping[str, bytes], keys: Sequence[PublicKe
         outer = msgspec.json.decode(signature, type=_Sigstore)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise SignatureError(f"{SIGNATURE_NAME} cannot be read: {error}", KEEP) from error
-    payload = _decode(outer.dsse_envelope.payload)
-    signers = _signers(outer, _pae(payload), keys)
+    payload = read_base64(outer.dsse_envelope.payload, SIGNATURE_NAME)
+    signers = _signers(outer, signed_message(payload, PAYLOAD_TYPE), keys)
     if len(signers) < threshold:
         raise SignatureError(f"{len(signers)} of {threshold} needed trusted keys signed", KEEP)
     try:
@@ -236,6 +238,7 @@ def verify(signature: bytes, files: Mapping[str, bytes], keys: Sequence[PublicKe
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SignatureError(f"{SIGNATURE_NAME}: signed statement cannot be read: {error}", KEEP) from error
     _compare(statement, files)
+    return len(signers)
 
 
 def _signers(outer: _Sigstore, message: bytes, keys: Sequence[PublicKey]) -> set[str]:
@@ -243,11 +246,9 @@ def _signers(outer: _Sigstore, message: bytes, keys: Sequence[PublicKey]) -> set
     trusted = {key_id(key): key for key in keys}
     signers: set[str] = set()
     for place, entry in enumerate(outer.dsse_envelope.signatures):
-        raw = _decode(entry.sig)
+        raw = read_base64(entry.sig, SIGNATURE_NAME)
         for name, key in trusted.items():
-            try:
-                key.verify(raw, message, ALGORITHM)
-            except InvalidSignature:
+            if not holds(key, raw, message):
                 continue
             if place == 0 and outer.verification_material.public_key.hint != name:
                 raise SignatureError(f"{SIGNATURE_NAME}: its key hint names another key than the one that signed", KEEP)
@@ -272,23 +273,3 @@ def _compare(statement: _Statement, files: Mapping[str, bytes]) -> None:
 def _root(resources: Sequence[_Resource]) -> str:
     """SHA-256 over the files' raw digests, in the order listed."""
     return hashlib.sha256(b"".join(bytes.fromhex(resource.digest) for resource in resources)).hexdigest()
-
-
-def _pae(payload: bytes) -> bytes:
-    """DSSE pre-authentication encoding: what is really signed."""
-    return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE.encode(), len(payload), payload)
-
-
-def _encode(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def _decode(text: str) -> bytes:
-    """Base64, only in the one form that `_encode` writes: other spellings of the same bytes are refused."""
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise SignatureError(f"{SIGNATURE_NAME} holds broken base64", KEEP) from error
-    if _encode(data) != text:
-        raise SignatureError(f"{SIGNATURE_NAME} holds irregular base64", KEEP)
-    return data

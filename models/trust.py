@@ -3,7 +3,8 @@
 The rules, in this order; each bundle meets all of them or is refused by name, and the belief stays as it was:
 
 1. the container is in its one valid form and within its size caps;
-2. enough different trusted keys signed every byte of every file;
+2. the trusted keys have not expired, and enough different ones signed every byte of every file: as many as the device
+   asks for, and no fewer than the manifest says had to;
 3. the manifest's own list of digests and lengths agrees with the files;
 4. its version is above the one already trusted (no rollback, no replay);
 5. it was not made in the future and has not expired (no freeze);
@@ -13,7 +14,7 @@ The rules, in this order; each bundle meets all of them or is refused by name, a
 Nothing parses the model here. Nothing of the manifest is read before rule 2 holds. Last, on the device and before the
 bundle is put to use, `check_golden` scores known requests.
 
-Source: rules 4 and 5 are those of The Update Framework 1.0, sections 5.3 to 5.6.
+Source: rules 4 and 5, and the expiry of keys, are those of The Update Framework 1.0, sections 5.3 to 5.6.
 """
 
 import hashlib
@@ -28,7 +29,14 @@ from sottovoce.models.passport import load_passport
 from sottovoce.models.request import Scorer
 from sottovoce.models.schema import FeatureSchema, load_schema
 from sottovoce.models.signing import SIGNATURE_NAME, PublicKey, verify
-from sottovoce.privacy.errors import BundleError, DigestError, ExpiredError, RollbackError, SchemaError
+from sottovoce.privacy.errors import (
+    BundleError,
+    DigestError,
+    ExpiredError,
+    RollbackError,
+    SchemaError,
+    SignatureError,
+)
 
 CLOCK_SKEW = timedelta(hours=24)
 """How far a device's clock may run behind the signer's."""
@@ -43,19 +51,26 @@ class Trust:
     Attributes:
         keys: whose signatures count; one listed twice counts once.
         threshold: how many different keys must have signed.
-        version: the highest version accepted so far; it never goes down. The caller keeps it on disk.
-        model_id: the line; None until the first bundle is accepted, which fixes it.
+        version: the highest version accepted so far; only a rotation of keys that says so takes it down. The caller
+            keeps all of this on disk.
+        model_id: the line; None until the first bundle or key set is accepted, which fixes it.
+        key_version: of the set of keys; `sottovoce.models.key_rotation.rotate` moves it up by one.
+        keys_expire: when these keys stop counting; None for keys that came with the app.
     """
 
     keys: tuple[PublicKey, ...]
     threshold: int = 1
     version: int = 0
     model_id: str | None = None
+    key_version: int = 1
+    keys_expire: datetime | None = None
 
     def __post_init__(self) -> None:
         """Refuse a belief that could never accept, or would accept anything."""
-        if self.threshold < 1 or not self.keys or self.version < 0:
-            raise ValueError("needs at least one key, a threshold of at least 1 and a version of at least 0")
+        if self.threshold < 1 or not self.keys or self.version < 0 or self.key_version < 1:
+            raise ValueError("needs at least one key, threshold and key version of at least 1, version of at least 0")
+        if self.keys_expire is not None and self.keys_expire.tzinfo is None:
+            raise ValueError("keys_expire needs a time zone")
 
     def accept(
         self,
@@ -82,9 +97,13 @@ class Trust:
         if now.tzinfo is None:
             raise ValueError("now needs a time zone")
         files = dict(unpack(data))
-        verify(files.pop(SIGNATURE_NAME), files, self.keys, self.threshold)
+        if self.keys_expire is not None and now >= self.keys_expire:
+            raise ExpiredError(f"the trusted keys expired {self.keys_expire.isoformat()}", "fetch the next key set")
+        signers = verify(files.pop(SIGNATURE_NAME), files, self.keys, self.threshold)
         raw = files.pop("manifest.json")
         manifest = load_manifest(raw)
+        if signers < manifest.key_threshold:
+            raise SignatureError(f"{signers} of {manifest.key_threshold} keys that had to sign are trusted here", KEEP)
         _check_digests(manifest, files)
         self._check_version(manifest)
         _check_times(manifest, now)

@@ -33,6 +33,7 @@ from sottovoce.models.passport import PrivacyPassport, releasable
 from sottovoce.models.quantize import PLANES, QuantizedRanker, quantize
 from sottovoce.models.quiet import quiet_stderr
 from sottovoce.models.request import INPUTS, OUTPUT, Request
+from sottovoce.models.rollout import Rollout
 from sottovoce.models.schema import FeatureSchema
 from sottovoce.models.signing import SIGNATURE_NAME, PrivateKey, key_id, sign
 from sottovoce.models.tflite_export import SIZES, to_tflite
@@ -99,6 +100,9 @@ def release(
     gates: Gates,
     parent_version: int | None = None,
     sizes: Sequence[int] = SIZES,
+    key_threshold: int | None = None,
+    rollout_percent: float = 100.0,
+    rollout_salt: str | None = None,
 ) -> Release:
     """The signed bundle of a trained model, once every gate passed.
 
@@ -121,14 +125,23 @@ def release(
         gates: limits.
         parent_version: of the model it was trained on from, if any.
         sizes: candidates of the TFLite signatures.
+        key_threshold: how many of the keys a device must trust and find signed; None for all of them. Pass fewer while
+            keys are being rotated and devices know only the old ones.
+        rollout_percent: of devices that take it, 0 to 100.
+        rollout_salt: to widen an earlier rollout, its salt; None draws devices anew, by line and version.
 
     Raises:
         GateError: the passport states no guarantee, a parameter is not finite, an export is not plain, or a gate is
             missed (each missed gate is named, with by how much).
         GoldenError: a runtime does not score the golden requests like torch.
-        ValueError: parameters of another schema, no key, no request, or impossible times and versions.
+        ValueError: parameters of another schema, no key, no request, or impossible times, versions, thresholds or
+            shares.
     """
     releasable(passport)
+    signers = len({key_id(key.public_key()) for key in keys})
+    if key_threshold is not None and not 1 <= key_threshold <= signers:
+        raise ValueError(f"key_threshold must be from 1 to the {signers} different keys, got {key_threshold}")
+    rollout = Rollout(percent=float(rollout_percent), salt=rollout_salt or f"{model_id} {version}")
     module = _smallest(parameters, schema, config, requests, gates)
     onnx, tflite = to_onnx(module, schema), to_tflite(module, schema, sizes)
     by_module, by_onnx, by_tflite = module_scorer(module), onnx_scorer(onnx), tflite_scorer(tflite)
@@ -158,6 +171,8 @@ def release(
         personal_variance=config.personal_variance,
         inputs=_inputs(schema),
         outputs=(Port(name=OUTPUT, shape=(-1, len(schema.heads)), dtype="float32"),),
+        key_threshold=signers if key_threshold is None else key_threshold,
+        rollout=rollout,
     )
     files["manifest.json"] = manifest.canonical()
     files[SIGNATURE_NAME] = sign(files, keys, model_id)
@@ -179,7 +194,7 @@ def release(
     refuse_failures(results)
     trust = Trust(
         tuple(key.public_key() for key in keys),
-        threshold=len({key_id(key.public_key()) for key in keys}),
+        threshold=signers,
         version=version - 1,
     )
     _, accepted = trust.accept(bundle, now=now, runtimes=_runtimes(), schemas={schema.digest()})

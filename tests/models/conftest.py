@@ -12,6 +12,7 @@ from sottovoce.models.bundle import pack
 from sottovoce.models.golden import draw_golden, write_golden
 from sottovoce.models.manifest import File, Manifest, Port, Runtimes
 from sottovoce.models.passport import PrivacyPassport
+from sottovoce.models.rollout import Rollout
 from sottovoce.models.schema import Feature, FeatureSchema
 from sottovoce.models.signing import generate_key, sign
 
@@ -84,6 +85,7 @@ class Publisher:
         self.version, self.model_id, self.parent_version = 7, "line", None
         self.created, self.expires = NOW, NOW + timedelta(days=30)
         self.min_runtime = Runtimes(litert="1.2.0", onnxruntime="1.15.0")
+        self.key_threshold, self.rollout = 1, Rollout(percent=100.0, salt="line 7")
         self.schema_digest, self.heads = schema.digest(), schema.heads
         self.files = {
             "model.onnx": b"onnx bytes",
@@ -112,6 +114,8 @@ class Publisher:
             quantization="int8",
             inputs=(Port(name="ad", shape=(-1, 2), dtype="int32"),),
             outputs=(Port(name="scores", shape=(-1, 2), dtype="float32"),),
+            key_threshold=self.key_threshold,
+            rollout=self.rollout,
         )
 
     def signed(self, manifest=None):

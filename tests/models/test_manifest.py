@@ -40,6 +40,14 @@ def test_a_manifest_survives_the_file(publisher):
         (b'"personal_variance":0.0', b'"personal_variance":1e999'),
         (b'"personal_variance":0.0', b'"personal_variance":0'),
         (b'"personal_variance":0.0,', b""),
+        (b'"key_threshold":1', b'"key_threshold":0'),
+        (b'"key_threshold":1', b'"key_threshold":9'),
+        (b'"key_threshold":1', b'"key_threshold":null'),
+        (b'"percent":100.0', b'"percent":100'),
+        (b'"percent":100.0', b'"percent":100.1'),
+        (b'"percent":100.0', b'"percent":-0.1'),
+        (b'"salt":"line 7"', b'"salt":""'),
+        (b'"rollout":{', b'"rollout":{"device":1,'),
     ],
 )
 def test_impossible_or_irregular_manifests_are_refused(publisher, old, new):

@@ -10,7 +10,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
+from sottovoce.models.dsse import ALGORITHM, signed_message
 from sottovoce.models.signing import (
+    PAYLOAD_TYPE,
     generate_key,
     key_id,
     load_private_key,
@@ -30,7 +32,7 @@ FILES = {"manifest.json": b"{}", "model.onnx": bytes(range(256))}
 
 def test_a_signature_holds_for_exactly_the_files_signed(key):
     signature, keys = sign(FILES, [key], "line"), [key.public_key()]
-    verify(signature, FILES, keys, 1)
+    assert verify(signature, FILES, keys, 1) == 1
     for files in (FILES | {"model.onnx": b"other"}, FILES | {"more": b""}, {"manifest.json": b"{}"}, {}):
         with pytest.raises(DigestError):
             verify(signature, files, keys, 1)
@@ -85,9 +87,7 @@ def test_an_envelope_with_anything_changed_is_refused(key, change):
     [b"", b"{}", b"[]", b"\xff", b'{"_type":"https://in-toto.io/Statement/v0.1"}', b"[" * 5000, b'{"a":' * 5000],
 )
 def test_a_signed_statement_of_another_kind_is_refused(key, statement):
-    from sottovoce.models import signing
-
-    raw = key.sign(signing._pae(statement), signing.ALGORITHM)
+    raw = key.sign(signed_message(statement, PAYLOAD_TYPE), ALGORITHM)
     outer = bent(
         sign(FILES, [key], "line"),
         lambda o: o["dsseEnvelope"].update(

@@ -1,10 +1,14 @@
 """What an attacker, an accident or an old file can do to a bundle, and that a device refuses all of it."""
 
 import contextlib
+import functools
 import hashlib
+import io
+import itertools
 import subprocess
 import sys
 import textwrap
+import zipfile
 from dataclasses import replace
 from datetime import timedelta
 
@@ -14,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sottovoce.models import signing, trust
+from sottovoce.models import dsse, signing, trust
 from sottovoce.models.bundle import CAPS, pack, unpack
 from sottovoce.models.manifest import File, Runtimes, load_manifest
 from sottovoce.models.signing import generate_key, sign
@@ -47,37 +51,85 @@ def test_a_good_bundle_is_accepted_and_moves_the_version_up(publisher, belief, n
     assert belief.version == 3  # the old belief is a value, untouched
 
 
-def test_every_bit_of_every_file_is_guarded(publisher, belief, now):
+def flips(data):
+    """The data with each of its bits changed in turn, the highest byte's last bit last."""
+    for bit in range(8 * len(data)):
+        bent = bytearray(data)
+        bent[bit // 8] ^= 1 << bit % 8
+        yield bytes(bent)
+
+
+def file_flips(files, names):
+    """Bundles with one bit of one file changed, in a container that is made anew around it."""
+    return (pack(files | {name: bent}) for name in names for bent in flips(files[name]))
+
+
+def survivors(belief, now, variants):
+    """How many variants there are, and those that the device accepts."""
+    count, accepted = 0, []
+    for data in variants:
+        count += 1
+        with contextlib.suppress(BundleError):
+            belief.accept(data, now=now, runtimes=RUNTIMES)
+            accepted.append(data)
+    return count, accepted
+
+
+@pytest.fixture
+def quick_signatures(key, monkeypatch):
+    """Each pair of signature and message is judged once: a flip in a file that is not the signature changes neither."""
+    judged = functools.cache(functools.partial(dsse.holds, key.public_key()))
+    monkeypatch.setattr(signing, "holds", lambda _, signature, message: judged(signature, message))
+
+
+def test_every_bit_of_every_file_is_guarded(publisher, belief, now, quick_signatures):
     """The container is made anew around each flip, so that only the trust rules stand in the way."""
     files = publisher.signed()
-    flips = 0
-    for name, content in files.items():
-        for bit in range(8 * len(content)):
-            bent = bytearray(content)
-            bent[bit // 8] ^= 1 << bit % 8
-            with pytest.raises(BundleError):
-                belief.accept(pack(files | {name: bytes(bent)}), now=now, runtimes=RUNTIMES)
-            flips += 1
-    assert flips == 8 * sum(map(len, files.values())) > 20_000
+    count, accepted = survivors(belief, now, file_flips(files, files))
+    assert accepted == []
+    assert count == 8 * sum(map(len, files.values())) > 30_000
 
 
 def test_every_bit_of_the_container_is_guarded(publisher, belief, now):
     whole = publisher.bundle()
-    for bit in range(8 * len(whole)):
-        bent = bytearray(whole)
-        bent[bit // 8] ^= 1 << bit % 8
-        with pytest.raises(BundleError):
-            belief.accept(bytes(bent), now=now, runtimes=RUNTIMES)
+    assert survivors(belief, now, flips(whole)) == (8 * len(whole), [])
 
 
 def test_every_truncation_and_every_added_byte_is_refused(publisher, belief, now):
     whole = publisher.bundle()
-    for length in range(len(whole)):
-        with pytest.raises(BundleError):
-            belief.accept(whole[:length], now=now, runtimes=RUNTIMES)
-    for more in (whole + b"\0", b"\0" + whole, whole + whole):
-        with pytest.raises(BundleError):
-            belief.accept(more, now=now, runtimes=RUNTIMES)
+    assert survivors(belief, now, (whole[:length] for length in range(len(whole)))) == (len(whole), [])
+    added = [whole + bytes([byte]) for byte in range(256)] + [bytes([byte]) + whole for byte in range(256)]
+    assert survivors(belief, now, [*added, whole + whole]) == (513, [])
+
+
+def test_the_flips_find_a_device_that_believes_any_digest(publisher, belief, now, monkeypatch):
+    """Every single bit of both models and of the licence gets through, so the loop above does reach every one."""
+    monkeypatch.setattr(signing, "_compare", lambda *_: None)
+    monkeypatch.setattr(trust, "_check_digests", lambda *_: None)
+    files = publisher.signed()
+    for name in ("model.onnx", "model.tflite"):
+        count, accepted = survivors(belief, now, file_flips(files, [name]))
+        assert len(accepted) == count == 8 * len(files[name])
+
+
+def test_the_flips_find_a_device_that_checks_no_signature(publisher, belief, now, monkeypatch):
+    monkeypatch.setattr(trust, "verify", lambda *_: 8)
+    files = publisher.signed()
+    assert len(survivors(belief, now, file_flips(files, ["manifest.json"]))[1]) > 50
+
+
+def test_the_flips_and_added_bytes_find_a_device_with_an_ordinary_zip_reader(publisher, belief, now, monkeypatch):
+    def read(data):
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                return {name: archive.read(name) for name in CAPS}
+        except Exception as error:
+            raise BundleError("no zip") from error
+
+    monkeypatch.setattr(trust, "unpack", read)
+    whole = publisher.bundle()
+    assert len(survivors(belief, now, itertools.islice(flips(whole), 8 * 30))[1]) > 50  # of the first local header
+    assert len(survivors(belief, now, [b"#!" + whole, whole + b"\0"])[1]) > 0
 
 
 def test_a_bundle_is_accepted_once(publisher, belief, now):
@@ -138,6 +190,34 @@ def test_enough_different_trusted_keys_must_sign(publisher, now, signers, truste
     keys = {name: generate_key() for name in "abc"}
     publisher.keys = [keys[name] for name in signers]
     belief = Trust(tuple(keys[name].public_key() for name in trusted), threshold)
+    if accepted:
+        belief.accept(publisher.bundle(), now=now, runtimes=RUNTIMES)
+    else:
+        with pytest.raises(SignatureError):
+            belief.accept(publisher.bundle(), now=now, runtimes=RUNTIMES)
+
+
+@pytest.mark.parametrize(
+    ("signers", "asked", "threshold", "accepted"),
+    [
+        ("a", 1, 1, True),
+        ("a", 2, 1, False),
+        ("ab", 2, 1, True),
+        ("ab", 1, 2, True),
+        ("a", 1, 2, False),  # the manifest asks for less than the device: the device's own threshold stands
+        ("aa", 2, 1, False),
+        ("ac", 2, 1, False),  # signed by two, of whom one is trusted
+        ("abc", 3, 2, False),
+        ("abc", 2, 2, True),
+        ("ab", 8, 2, False),
+    ],
+)
+def test_the_manifest_can_ask_for_more_signatures_and_never_for_fewer(
+    publisher, now, signers, asked, threshold, accepted
+):
+    keys = {name: generate_key() for name in "abc"}
+    publisher.keys, publisher.key_threshold = [keys[name] for name in signers], asked
+    belief = Trust((keys["a"].public_key(), keys["b"].public_key()), threshold)
     if accepted:
         belief.accept(publisher.bundle(), now=now, runtimes=RUNTIMES)
     else:
@@ -292,6 +372,7 @@ def test_a_device_needs_no_training_library_to_trust():
             sys.modules[name] = None
         import sottovoce.models.bundle, sottovoce.models.trust, sottovoce.models.signing, sottovoce.models.golden
         import sottovoce.models.manifest, sottovoce.models.passport, sottovoce.models.request, sottovoce.models.atomic
+        import sottovoce.models.rollout, sottovoce.models.key_rotation
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
 

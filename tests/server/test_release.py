@@ -14,10 +14,11 @@ from sottovoce.models.manifest import load_manifest
 from sottovoce.models.parity import onnx_scorer, tflite_scorer
 from sottovoce.models.passport import SIMULATION, PrivacyPassport
 from sottovoce.models.request import random_requests
+from sottovoce.models.rollout import Rollout
 from sottovoce.models.schema import Feature, FeatureSchema
 from sottovoce.models.signing import generate_key
 from sottovoce.models.trust import Trust, check_golden
-from sottovoce.privacy.errors import GateError
+from sottovoce.privacy.errors import GateError, SignatureError
 from sottovoce.server import release as release_module
 from sottovoce.server.gates import Gates
 from sottovoce.server.release import _smallest, release
@@ -152,6 +153,26 @@ def test_everything_but_the_signature_is_the_same_the_second_time(good, key):
     again = released(keys=[key], parent_version=3)
     one, other = unpack(good.bundle), unpack(again.bundle)
     assert {name for name in one if one[name] != other[name]} == {"model.sig"}
+
+
+@pytest.mark.usefixtures("exported_before")
+def test_the_manifest_asks_for_all_signers_and_goes_to_all_devices_unless_told_otherwise(good, key):
+    several, runtimes = [key, generate_key(), key], {"litert": "2.3.0"}
+    staged = released(keys=several, key_threshold=1, rollout_percent=5, rollout_salt="market 3").bundle
+    whole, only = released(keys=several).bundle, Trust((key.public_key(),))
+    claims = [load_manifest(unpack(data)["manifest.json"]) for data in (good.bundle, whole, staged)]
+    assert [claim.key_threshold for claim in claims] == [1, 2, 1]
+    everybody, some = Rollout(percent=100.0, salt="market 4"), Rollout(percent=5.0, salt="market 3")
+    assert [claim.rollout for claim in claims] == [everybody, everybody, some]
+    only.accept(staged, now=NOW, runtimes=runtimes)  # while keys are rotated, devices know one of them
+    with pytest.raises(SignatureError):
+        only.accept(whole, now=NOW, runtimes=runtimes)
+
+
+@pytest.mark.parametrize("changed", [{"key_threshold": 0}, {"key_threshold": 2}, {"rollout_percent": 101}])
+def test_thresholds_and_shares_that_cannot_be_are_the_callers_mistake(key, changed):
+    with pytest.raises(ValueError, match=r"threshold|percent"):
+        released(keys=[key, key], **changed)
 
 
 @pytest.mark.parametrize(
