@@ -54,10 +54,7 @@ def _read(array: Array) -> npt.NDArray[Any]:
     header = _HEADER.fullmatch(data[10:start])
     if header is None:
         raise ValueError("not the header of a plain array")
-    dtype, shape = (
-        np.dtype(header[1].decode()),
-        tuple(int(length) for length in header[2].split(b",") if length.strip()),
-    )
+    dtype, shape = np.dtype(header[1].decode()), tuple(int(length) for length in header[2].split(b",") if length.strip())
     return np.frombuffer(data, dtype, offset=start).reshape(shape).copy()
 
 

@@ -2,16 +2,18 @@
 
 import hashlib
 import os
+import shutil
 import stat
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from bundle_line import NOW, RUNTIMES, scorer_of, store_in, version
+from bundle_line import KEY, NOW, RUNTIMES, onnx_model, scorer_of, store_in, version
 
-from sottovoce.client.bundle_store import BELIEF, BundleStore
+from sottovoce.client.bundle_store import BELIEF, BundleStore, onnxruntime
 from sottovoce.models import atomic
 from sottovoce.models.signing import generate_key
+from sottovoce.models.trust import Trust
 from sottovoce.privacy.errors import BundleError, DeviceError, ExpiredError, GoldenError, RollbackError
 
 LATER = NOW + timedelta(days=1)
@@ -113,6 +115,17 @@ def test_a_model_that_scores_otherwise_here_is_not_put_to_use(tmp_path):
     assert store_in(tmp_path, scorer=broken).load(NOW) is None
 
 
+def test_a_bundle_serves_in_the_real_runtime_and_a_model_that_it_cannot_load_is_refused(tmp_path):
+    store = BundleStore(tmp_path, Trust((KEY.public_key(),)), {"onnxruntime": "1.32.0"}, onnxruntime)
+    store.offer(version(1, onnx=onnx_model(1)), NOW)
+    assert store.load(NOW).manifest.version == 1
+    with pytest.raises(GoldenError, match="golden"):
+        store.offer(version(2, onnx=onnx_model(2, step=-1)), NOW)
+    with pytest.raises(GoldenError, match="cannot be loaded"):
+        store.offer(version(2), NOW)
+    assert BundleStore(tmp_path, Trust((KEY.public_key(),)), RUNTIMES).load(NOW) is None  # its TFLite file is no model
+
+
 def test_a_bundle_of_a_stranger_is_refused_and_one_laid_in_the_folder_is_not_served(tmp_path):
     stranger = version(9, key=generate_key())
     store = store_in(tmp_path)
@@ -179,6 +192,7 @@ class FailingDisk:
 
     def __init__(self, monkeypatch, at=None, error=PowerCut):
         self.steps, self.at, self.error, self.dead = [], at, error, False
+        monkeypatch.setattr(os, "fsync", lambda _: None)  # counted below; the test's own disk may take its time
         for name in ("replace", "rename", "unlink", "mkdir", "fsync", "chmod"):
             monkeypatch.setattr(os, name, self.guarded(name, getattr(os, name)))
         monkeypatch.setattr(atomic.tempfile, "mkstemp", self.guarded("mkstemp", atomic.tempfile.mkstemp))
@@ -233,13 +247,12 @@ def full_disk():
 @pytest.mark.parametrize("before", [0, 1, 2])
 @pytest.mark.parametrize("kind", ["power cut", "disk full"])
 def test_a_failure_at_every_step_on_the_disk_leaves_one_that_works_and_the_next_offer_heals(tmp_path, before, kind):
-    new = version(before + 1)
+    new, kept = version(before + 1), tmp_path / "kept"
+    for number in range(1, before + 1):
+        store_in(kept).offer(version(number), NOW)
 
     def prepared(name):
-        folder = tmp_path / name
-        for number in range(1, before + 1):
-            store_in(folder).offer(version(number), NOW)
-        return folder
+        return shutil.copytree(kept, tmp_path / name) if before else tmp_path / name
 
     with pytest.MonkeyPatch.context() as patch:
         disk = FailingDisk(patch)

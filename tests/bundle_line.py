@@ -5,12 +5,14 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 
 import numpy as np
+from onnx import TensorProto, helper, numpy_helper
 
 from sottovoce.client.bundle_store import BundleStore
 from sottovoce.models.bundle import pack
 from sottovoce.models.golden import draw_golden, write_golden
 from sottovoce.models.manifest import File, Manifest, Port, Runtimes
 from sottovoce.models.passport import PrivacyPassport
+from sottovoce.models.request import OUTPUT
 from sottovoce.models.schema import Feature, FeatureSchema
 from sottovoce.models.signing import generate_key, sign
 from sottovoce.models.trust import Trust
@@ -72,9 +74,27 @@ def model(number, size):
     return codes.tobytes()
 
 
+def onnx_model(number, step=1):
+    """The same table as a real ONNX model."""
+    rates = (np.frombuffer(model(number, 4000), "<u2")[:30][::step] / np.float32(65536)).astype(np.float32)[:, None]
+    ports = {"context": [1, 1], "events": [2, 1], "outcomes": [2], "ad": ["n", 1]}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Squeeze", ["ad", "axes"], ["flat"]),
+            helper.make_node("Gather", ["rates", "flat"], [OUTPUT]),
+        ],
+        "table",
+        [helper.make_tensor_value_info(name, TensorProto.INT32, shape) for name, shape in ports.items()],
+        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["n", 1])],
+        [numpy_helper.from_array(rates, "rates"), numpy_helper.from_array(np.array([1]), "axes")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+
+
 @cache
-def version(number, *, created=NOW, size=4000, key=KEY, model_id="line"):
-    onnx, tflite = model(number, size), model(number, size)
+def version(number, *, created=NOW, size=4000, key=KEY, model_id="line", onnx=None):
+    tflite = model(number, size)
+    onnx = onnx or tflite
     scorer = TableScorer(tflite)
     golden = draw_golden(
         SCHEMA, lambda one: scorer.scores(one.context, one.events, one.outcomes, one.ad), np.random.default_rng(number)
