@@ -3,13 +3,19 @@
 import hashlib
 import re
 import socket
+import ssl
 import threading
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 
 import msgspec
 import pytest
 from bundle_line import NOW, store_in, version
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from sottovoce.client.download import Patience, Web, check_address
 from sottovoce.client.update import check
@@ -64,7 +70,7 @@ class Server:
 
 
 @contextmanager
-def serving(server):
+def serving(server, tls=None):
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             status, headers, body = server.answer(self)
@@ -86,10 +92,13 @@ def serving(server):
 
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     httpd.daemon_threads = True
+    httpd.handle_error = lambda *_: None  # a device that does not trust us hangs up
+    if tls is not None:
+        httpd.socket = tls.wrap_socket(httpd.socket, server_side=True)
     thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield f"http://127.0.0.1:{httpd.server_port}/line"
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{httpd.server_port}/line"
     finally:
         httpd.shutdown()
         httpd.server_close()
@@ -304,6 +313,41 @@ def test_plain_text_off_loopback_and_addresses_that_could_name_a_phone_are_refus
 def test_https_and_loopback_are_addresses():
     for address in ("https://updates.example/line", "http://127.0.0.1:80/", "http://[::1]:8080/a", "http://localhost/"):
         check_address(address)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A certificate for this machine that signed itself, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "updates")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(days=1), now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    path.write_bytes(private + made.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+def test_over_tls_the_certificate_counts_and_a_redirect_to_plain_text_is_refused(server, url, store, certificate):
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    publish([release(1)], server.folder)
+    trusting = Web(Patience(silence_s=5), ssl.create_default_context(cafile=str(certificate)))
+    with serving(server, tls) as address:
+        with pytest.raises(TransferError, match="certificate"):
+            look(address, store)
+        assert server.seen == []
+        server.answers[INDEX] = (302, {"Location": f"{url}/{INDEX}"}, b"")  # plain text, if on this machine
+        with pytest.raises(TransferError, match="plain text"):
+            check(address, store, NOW, web=trusting)
+        server.answers = {}
+        assert check(address, store, NOW, web=trusting).outcome == "installed"
 
 
 @pytest.mark.parametrize("target", ["http://updates.example/line/latest.json", "file:///etc/passwd", "https://x/?id=7"])
