@@ -15,6 +15,7 @@ SottovoceError
 │   ├── DigestError       a file differs from its manifest entry
 │   ├── SchemaError       features this device cannot produce
 │   └── GoldenError       the model does not score as it did where it was evaluated
+├── TransferError         an update server cannot be reached or breaks off       -> keep the bundle; ask again later
 └── DeviceError           the device's store, catalogue or consent cannot be used -> see the message; defaults apply
 
 Anything else that escapes is a bug in sottovoce, never a bad input. Wrong calls by a programmer stay `ValueError`
@@ -90,6 +91,10 @@ class SchemaError(BundleError):
 
 class GoldenError(BundleError):
     """The model does not score here as it did where it was evaluated."""
+
+
+class TransferError(SottovoceError):
+    """An update server cannot be reached, breaks off, or does not serve what its index says."""
 
 
 class DeviceError(SottovoceError):

@@ -30,6 +30,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "evaluate": ("cli_train", "Score a run's model on held-out impressions."),
     "measure": ("cli_measure", "Ask the devices, within the run's budget."),
     "release": ("cli_ship", "Quantize, export, check and sign a run's model."),
+    "publish": ("cli_update", "Write a folder that any web server can serve as an update server."),
+    "delta": ("cli_update", "Write what turns one bundle into another."),
     "pick": ("cli_ship", "Choose an ad on the device, and say why."),
     "audit": ("cli_audit", "Recompute what a run spent, and measure whether it did as it says."),
     "ledger": ("cli_ledger", "Open, show, verify and export privacy ledgers."),
