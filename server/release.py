@@ -99,6 +99,7 @@ def release(
     gates: Gates,
     parent_version: int | None = None,
     sizes: Sequence[int] = SIZES,
+    one_byte_scales: bool = False,
 ) -> Release:
     """The signed bundle of a trained model, once every gate passed.
 
@@ -121,6 +122,7 @@ def release(
         gates: limits.
         parent_version: of the model it was trained on from, if any.
         sizes: candidates of the TFLite signatures.
+        one_byte_scales: whether the scale of a row takes one byte instead of four; see `quantize`.
 
     Raises:
         GateError: the passport states no guarantee, a parameter is not finite, an export is not plain, or a gate is
@@ -129,7 +131,7 @@ def release(
         ValueError: parameters of another schema, no key, no request, or impossible times and versions.
     """
     releasable(passport)
-    module = _smallest(parameters, schema, config, requests, gates)
+    module = _smallest(parameters, schema, config, requests, gates, one_byte_scales)
     onnx, tflite = to_onnx(module, schema), to_tflite(module, schema, sizes)
     by_module, by_onnx, by_tflite = module_scorer(module), onnx_scorer(onnx), tflite_scorer(tflite)
     with quiet_stderr():  # LiteRT announces itself when a model is first run
@@ -205,11 +207,12 @@ def _smallest(
     config: ranker.RankerConfig,
     requests: Sequence[Request],
     gates: Gates,
+    one_byte_scales: bool = False,
 ) -> QuantizedRanker:
     """The quantized ranker with the fewest planes that meets the quantization gates, or else with the most."""
     reference = float_scorer(parameters, schema, config)
     for planes in PLANES:
-        module = quantize(parameters, schema, config, planes)
+        module = quantize(parameters, schema, config, planes, one_byte_scales=one_byte_scales)
         error, changed = quantization_cost(reference, module_scorer(module), requests)
         if error <= gates.max_quantization_error and changed <= gates.max_decision_change:
             break

@@ -52,6 +52,11 @@ def _name(context: click.Context, option: click.Parameter, value: str | None) ->
     help="Above every earlier one of the line. [default: seconds since 1970]",
 )
 @click.option("--expires-days", type=click.IntRange(1, 3650), default=90, show_default=True)
+@click.option(
+    "--one-byte-scales",
+    is_flag=True,
+    help="Round the scale of each embedding row up to one byte: 3 bytes a row less, a slightly larger rounding error.",
+)
 @data_dir
 @as_json
 def release(
@@ -62,6 +67,7 @@ def release(
     model_id: str | None,
     version: int | None,
     expires_days: int,
+    one_byte_scales: bool,
     data_dir: Path | None,
     json_output: bool,
 ) -> None:
@@ -95,6 +101,7 @@ def release(
             expires_days=expires_days,
             now=now,
             out=out,
+            one_byte_scales=one_byte_scales,
         )
     if json_output:
         print_json(made.report)

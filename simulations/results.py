@@ -189,6 +189,7 @@ def release_run(
     expires_days: int,
     now: datetime,
     out: Path | None,
+    one_byte_scales: bool = False,
 ) -> Made:
     """Release a finished run: bundle, figures and report; when anything refuses nothing is written.
 
@@ -203,6 +204,7 @@ def release_run(
         expires_days: days until devices stop accepting it.
         now: time of signing.
         out: where the bundle goes; None for its place in the folder.
+        one_byte_scales: whether the scale of a row of embeddings takes one byte instead of four.
 
     Raises:
         GateError: which gate, and by how much; or why this run cannot be released at all.
@@ -243,6 +245,7 @@ def release_run(
         version=version,
         expires_days=expires_days,
         now=now,
+        one_byte_scales=one_byte_scales,
     )
     files = unpack(made.bundle)
     rng = np.random.default_rng(0)

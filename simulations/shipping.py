@@ -108,6 +108,7 @@ def ship(
     version: int,
     expires_days: int,
     now: datetime,
+    one_byte_scales: bool = False,
 ) -> Release:
     """The signed bundle of a run, once every gate passed; nothing is written.
 
@@ -133,4 +134,5 @@ def ship(
         notice=notice,
         metrics=metrics,
         gates=gates,
+        one_byte_scales=one_byte_scales,
     )

@@ -82,6 +82,18 @@ def test_all_runtimes_score_and_choose_alike(module, parameters, schema, config,
     assert 0.0 < report.quantization_error < 5e-4
 
 
+def test_a_scale_of_one_byte_is_read_alike_by_all_runtimes(parameters, schema, config):
+    """Export refuses any operator that is not listed, so that both files exist says that there is none."""
+    module = quantize(parameters, schema, config, planes=2, one_byte_scales=True)
+    onnx_file, tflite_file = to_onnx(module, schema), to_tflite(module, schema, (16,))
+    requests = random_requests(schema, 200, 9, np.random.default_rng(4))
+    scorers = [module_scorer(module), onnx_scorer(onnx_file), tflite_scorer(tflite_file)]
+    report = parity(float_scorer(parameters, schema, config), *scorers, requests)
+    assert report.runtime_difference <= 1e-6
+    assert report.runtime_decision_change == 0.0
+    assert 0.0 < report.quantization_error < 5e-4
+
+
 def test_onnx_takes_any_number_of_candidates(schema, module, onnx_bytes):
     score, exact = onnx_scorer(onnx_bytes), module_scorer(module)
     for size in (1, 3, 97, 4096):

@@ -184,6 +184,12 @@ def test_a_second_plane_is_used_only_where_one_does_not_meet_the_gates(good):
     assert planes == [1, 2, 2]
 
 
+def test_scales_take_one_byte_only_where_that_is_asked_for():
+    modules = [_smallest(trained(), SCHEMA, CONFIG, REQUESTS, Gates(), asked) for asked in (False, True)]
+    assert [module.levels is not None for module in modules] == [False, True]
+    assert [module.planes for module in modules] == [1, 1]
+
+
 @pytest.mark.usefixtures("exported_before")
 def test_an_export_that_scores_differently_is_refused():
     """The exports of one model must not go out with the golden requests of another."""
