@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from sottovoce.client.scoring import requests
+from sottovoce.models.bundle import Bundle
 from sottovoce.models.passport import SIMULATION, PrivacyPassport
 from sottovoce.models.request import Request, random_requests
 from sottovoce.models.signing import PrivateKey
@@ -109,6 +110,7 @@ def ship(
     expires_days: int,
     now: datetime,
     one_byte_scales: bool = False,
+    parent: Bundle | None = None,
 ) -> Release:
     """The signed bundle of a run, once every gate passed; nothing is written.
 
@@ -135,4 +137,5 @@ def ship(
         metrics=metrics,
         gates=gates,
         one_byte_scales=one_byte_scales,
+        parent=parent,
     )
