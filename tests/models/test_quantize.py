@@ -79,6 +79,23 @@ def test_a_scale_of_one_byte_saves_three_bytes_a_row_less_its_levels(parameters,
     assert stored[0] - stored[1] == 3 * schema.rows - 256 * 4
 
 
+@pytest.mark.parametrize("one_byte", [False, True])
+def test_with_the_scales_of_before_a_small_change_changes_fewer_bytes(one_byte, schema):
+    config = ranker.RankerConfig(embedding_width=16)
+    before = ranker.initial(schema, config, 0)
+    table = before["table"].clone()
+    table[1:, 1:] += 5e-5 * torch.randn(table[1:, 1:].shape, generator=torch.Generator().manual_seed(1))
+    old = row_scales(before["table"][:, 1:], one_byte)
+
+    def stored(table, previous):
+        made = quantize(dict(before) | {"table": table}, schema, config, one_byte_scales=one_byte, previous=previous)
+        return np.frombuffer(b"".join(part.numpy().tobytes() for part in made.buffers()), np.uint8)
+
+    first = stored(before["table"], None)
+    kept, new = (int((stored(table, previous) != first).sum()) for previous in (old, None))
+    assert 0 < kept < 0.75 * new
+
+
 def test_a_vector_of_one_value_with_a_scale_of_one_byte_has_one_plane(schema):
     config = ranker.RankerConfig(embedding_width=1)
     module = quantize(ranker.initial(schema, config, 0), schema, config, one_byte_scales=True)
