@@ -64,11 +64,11 @@ def require_plain(schema: FeatureSchema, config: RankerConfig) -> None:
         )
 
 
-class _Listener(TorchDispatchMode):
+class _Listener(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch does not type its subclassing
     """Runs every operator as it is, and remembers its name."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.heard: set[str] = set()
 
     def __torch_dispatch__(
