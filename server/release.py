@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version as installed_version
+from itertools import product
 
 import msgspec
 import numpy as np
 
 from sottovoce.models import ranker
-from sottovoce.models.bundle import pack
+from sottovoce.models.bundle import Bundle, pack
 from sottovoce.models.golden import draw_golden, write_golden
 from sottovoce.models.manifest import File, Manifest, Port, Runtimes
 from sottovoce.models.onnx_export import to_onnx
@@ -34,10 +35,13 @@ from sottovoce.models.quantize import PLANES, QuantizedRanker, quantize
 from sottovoce.models.quiet import quiet_stderr
 from sottovoce.models.request import INPUTS, OUTPUT, Request
 from sottovoce.models.rollout import Rollout
+from sottovoce.models.row_scales import RowScales
 from sottovoce.models.schema import FeatureSchema
 from sottovoce.models.signing import SIGNATURE_NAME, PrivateKey, key_id, sign
+from sottovoce.models.stored_scales import stored_scales
 from sottovoce.models.tflite_export import SIZES, to_tflite
 from sottovoce.models.trust import Trust, check_golden
+from sottovoce.privacy.errors import GateError
 from sottovoce.server.gates import GateResult, Gates, Measured, check, refuse_failures
 
 OLDEST_RUNTIMES = Runtimes(litert="1.2.0", onnxruntime="1.15.0")
@@ -103,6 +107,8 @@ def release(
     key_threshold: int | None = None,
     rollout_percent: float = 100.0,
     rollout_salt: str | None = None,
+    one_byte_scales: bool = False,
+    parent: Bundle | None = None,
 ) -> Release:
     """The signed bundle of a trained model, once every gate passed.
 
@@ -123,16 +129,19 @@ def release(
         notice: licence and data attribution, for `LICENSE.txt`.
         metrics: evaluation figures; `auc` and `calibration_error` are judged when a gate asks for them.
         gates: limits.
-        parent_version: of the model it was trained on from, if any.
+        parent_version: of the model it was trained on from, if any; with `parent`, None or that one's.
         sizes: candidates of the TFLite signatures.
         key_threshold: how many of the keys a device must trust and find signed; None for all of them. Pass fewer while
             keys are being rotated and devices know only the old ones.
         rollout_percent: of devices that take it, 0 to 100.
         rollout_salt: to widen an earlier rollout, its salt; None draws devices anew, by line and version.
+        one_byte_scales: whether the scale of a row takes one byte instead of four; see `quantize`.
+        parent: an earlier release of the line, on the same schema; rows keep its scales where they fit, so that the
+            difference between the two files is small.
 
     Raises:
-        GateError: the passport states no guarantee, a parameter is not finite, an export is not plain, or a gate is
-            missed (each missed gate is named, with by how much).
+        GateError: the passport states no guarantee, the parent is of another line or schema or not older, a parameter
+            is not finite, an export is not plain, or a gate is missed (each missed gate is named, with by how much).
         GoldenError: a runtime does not score the golden requests like torch.
         ValueError: parameters of another schema, no key, no request, or impossible times, versions, thresholds or
             shares.
@@ -142,7 +151,11 @@ def release(
     if key_threshold is not None and not 1 <= key_threshold <= signers:
         raise ValueError(f"key_threshold must be from 1 to the {signers} different keys, got {key_threshold}")
     rollout = Rollout(percent=float(rollout_percent), salt=rollout_salt or f"{model_id} {version}")
-    module = _smallest(parameters, schema, config, requests, gates)
+    previous = None
+    if parent is not None:
+        parent_version = _parent_version(parent, schema, model_id, version, parent_version)
+        previous = stored_scales(parent.onnx, schema.rows)
+    module = _smallest(parameters, schema, config, requests, gates, one_byte_scales, previous)
     onnx, tflite = to_onnx(module, schema), to_tflite(module, schema, sizes)
     by_module, by_onnx, by_tflite = module_scorer(module), onnx_scorer(onnx), tflite_scorer(tflite)
     with quiet_stderr():  # LiteRT announces itself when a model is first run
@@ -220,15 +233,36 @@ def _smallest(
     config: ranker.RankerConfig,
     requests: Sequence[Request],
     gates: Gates,
+    one_byte_scales: bool = False,
+    previous: RowScales | None = None,
 ) -> QuantizedRanker:
-    """The quantized ranker with the fewest planes that meets the quantization gates, or else with the most."""
+    """The quantized ranker with the fewest planes that meets the quantization gates, or else with the most.
+
+    Kept scales may round twice as coarsely as new ones. A second plane costs far more than an update with new scales.
+    """
     reference = float_scorer(parameters, schema, config)
-    for planes in PLANES:
-        module = quantize(parameters, schema, config, planes)
+    for planes, scales in product(PLANES, (None,) if previous is None else (previous, None)):
+        module = quantize(parameters, schema, config, planes, one_byte_scales=one_byte_scales, previous=scales)
         error, changed = quantization_cost(reference, module_scorer(module), requests)
         if error <= gates.max_quantization_error and changed <= gates.max_decision_change:
             break
     return module
+
+
+def _parent_version(
+    parent: Bundle, schema: FeatureSchema, model_id: str, version: int, parent_version: int | None
+) -> int:
+    """The version of a parent that a release may follow."""
+    found = parent.manifest
+    if parent_version not in (None, found.version):
+        raise ValueError(f"parent_version is {parent_version}, the parent's {found.version}")
+    if found.schema_digest != schema.digest():
+        raise GateError("the parent has another feature schema, so its rows are not these", "release without a parent")
+    if found.model_id != model_id:
+        raise GateError(f"the parent is of line {found.model_id!r}, not {model_id!r}", "name a release of this line")
+    if found.version >= version:
+        raise GateError(f"the parent has version {found.version}, not below {version}", "raise the version")
+    return found.version
 
 
 def _inputs(schema: FeatureSchema) -> tuple[Port, ...]:

@@ -14,7 +14,7 @@ from rich.table import Table
 from sottovoce.client.own_model import OwnModel
 from sottovoce.client.scoring import score
 from sottovoce.models.atomic import write_atomically
-from sottovoce.models.bundle import unpack
+from sottovoce.models.bundle import Bundle, unpack
 from sottovoce.models.passport import releasable
 from sottovoce.models.request import random_requests
 from sottovoce.models.signing import PrivateKey
@@ -189,6 +189,8 @@ def release_run(
     expires_days: int,
     now: datetime,
     out: Path | None,
+    one_byte_scales: bool = False,
+    parent: Bundle | None = None,
 ) -> Made:
     """Release a finished run: bundle, figures and report; when anything refuses nothing is written.
 
@@ -203,6 +205,8 @@ def release_run(
         expires_days: days until devices stop accepting it.
         now: time of signing.
         out: where the bundle goes; None for its place in the folder.
+        one_byte_scales: whether the scale of a row of embeddings takes one byte instead of four.
+        parent: an earlier release whose scales are kept where they fit, so that devices which have it download less.
 
     Raises:
         GateError: which gate, and by how much; or why this run cannot be released at all.
@@ -243,6 +247,8 @@ def release_run(
         version=version,
         expires_days=expires_days,
         now=now,
+        one_byte_scales=one_byte_scales,
+        parent=parent,
     )
     files = unpack(made.bundle)
     rng = np.random.default_rng(0)

@@ -14,6 +14,7 @@ from sottovoce.client.app import Node, client_app
 from sottovoce.client.own_model import OwnModel
 from sottovoce.client.scoring import score
 from sottovoce.models.model import Model
+from sottovoce.models.plain_operators import require_plain
 from sottovoce.privacy.budget import Budget
 from sottovoce.privacy.entropy import Entropy
 from sottovoce.privacy.ledger import Ledger
@@ -127,7 +128,7 @@ def train(
         BudgetError: not even the first round can be paid for.
         CheckpointError: checkpoints are there, but none can be read or fits.
         ConfigError: another process trains in this folder; or it is of another module; or the experiment asks for what
-            a module of one's own cannot have.
+            a module of one's own cannot have, or for a ranker that could not be exported.
         LedgerError: the ledger was changed, is older than the checkpoint, or is gone while checkpoints are there.
     """
     target = experiment.privacy
@@ -135,6 +136,8 @@ def train(
     folder.require_module(module_facts(own, dataset))
     if own is not None:
         own.require(experiment.local)
+    else:
+        require_plain(dataset.schema, experiment.model)
     with folder.locked():
         start = checkpoint.newest(folder.checkpoints) if checkpoint.present(folder.checkpoints) else None
         with Ledger.open(folder.ledger, create=start is None) as ledger:
@@ -209,7 +212,12 @@ def begin(
     epsilon: Callable[[], float],
     entropy: Entropy,
 ) -> Underway:
-    """A new run in `folder`, its weights as they are at first."""
+    """A new run in `folder`, its weights as they are at first.
+
+    Raises:
+        ConfigError: the experiment asks for a ranker that could not be exported.
+    """
+    require_plain(dataset.schema, experiment.model)
     run_id = secrets.token_hex(8)
     return Underway(
         plan=plan,

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from sottovoce.client.scoring import requests
+from sottovoce.models.bundle import Bundle
 from sottovoce.models.passport import SIMULATION, PrivacyPassport
 from sottovoce.models.request import Request, random_requests
 from sottovoce.models.signing import PrivateKey
@@ -108,6 +109,8 @@ def ship(
     version: int,
     expires_days: int,
     now: datetime,
+    one_byte_scales: bool = False,
+    parent: Bundle | None = None,
 ) -> Release:
     """The signed bundle of a run, once every gate passed; nothing is written.
 
@@ -133,4 +136,6 @@ def ship(
         notice=notice,
         metrics=metrics,
         gates=gates,
+        one_byte_scales=one_byte_scales,
+        parent=parent,
     )

@@ -7,8 +7,8 @@ import torch
 from ai_edge_litert import schema_py_generated as layout
 from ai_edge_litert.interpreter import Interpreter
 
-from sottovoce.models import onnx_export, tflite_export
-from sottovoce.models.onnx_export import IR_VERSION, OPERATORS, OPSET, to_onnx
+from sottovoce.models import onnx_export, ranker, tflite_export
+from sottovoce.models.onnx_export import IR_VERSION, OPERATORS, OPSET, example, to_onnx
 from sottovoce.models.parity import (
     float_scorer,
     module_scorer,
@@ -17,8 +17,10 @@ from sottovoce.models.parity import (
     quantization_cost,
     tflite_scorer,
 )
+from sottovoce.models.plain_operators import PLAIN_OPERATORS, operators_used
 from sottovoce.models.quantize import quantize
 from sottovoce.models.request import INPUTS, OUTPUT, Request, random_requests
+from sottovoce.models.schema import FeatureSchema
 from sottovoce.models.tflite_export import to_tflite
 from sottovoce.privacy.errors import GateError
 
@@ -77,6 +79,24 @@ def test_all_runtimes_score_and_choose_alike(module, parameters, schema, config,
     report = parity(float_scorer(parameters, schema, config), *scorers, requests)
     assert report.requests == 300
     assert report.candidates == 60 * 41
+    assert report.runtime_difference <= 1e-6
+    assert report.runtime_decision_change == 0.0
+    assert 0.0 < report.quantization_error < 5e-4
+
+
+def test_a_ranker_of_every_plain_operator_is_exported_and_scored_alike_by_all_runtimes(schema, config):
+    """An export refuses what is not on its list: both files exist, so torch's list is no longer than theirs."""
+    schema = FeatureSchema(features=schema.features[1:], history_length=4, heads=schema.heads)
+    generator = torch.Generator().manual_seed(6)
+    shapes = ranker.shapes(schema, config)
+    parameters = {name: torch.randn(shape, generator=generator) * 0.4 for name, shape in shapes.items()}
+    parameters["table"][0] = 0.0
+    module = quantize(parameters, schema, config, planes=2, one_byte_scales=True)
+    assert operators_used(module, example(schema, 2)) == PLAIN_OPERATORS
+    onnx_file, tflite_file = to_onnx(module, schema), to_tflite(module, schema, (16,))
+    requests = random_requests(schema, 200, 9, np.random.default_rng(4))
+    scorers = [module_scorer(module), onnx_scorer(onnx_file), tflite_scorer(tflite_file)]
+    report = parity(float_scorer(parameters, schema, config), *scorers, requests)
     assert report.runtime_difference <= 1e-6
     assert report.runtime_decision_change == 0.0
     assert 0.0 < report.quantization_error < 5e-4
@@ -152,7 +172,6 @@ def test_parity_sees_a_runtime_that_is_off_and_one_that_is_not_a_number(paramete
 
 def test_the_float_scorer_is_the_ranker_of_training(parameters, schema, config):
     """One request with N candidates scores like N training rows of one candidate each."""
-    from sottovoce.models import ranker
     from sottovoce.models.batch import Batch, interest
 
     (request,) = random_requests(schema, 1, 5, np.random.default_rng(2))

@@ -6,9 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sottovoce.models import ranker
 from sottovoce.models.parity import float_scorer, module_scorer, quantization_cost
 from sottovoce.models.quantize import PLANES, quantize
 from sottovoce.models.request import random_requests
+from sottovoce.models.row_scales import row_scales
 from sottovoce.privacy.errors import GateError
 
 
@@ -17,28 +19,88 @@ def table(module):
     return module.look_up(module.codes, torch.arange(len(module.codes)))
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.floats(-30, 30), st.sampled_from(PLANES))
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(-30, 30), st.sampled_from(PLANES), st.booleans(), st.booleans())
 def test_each_value_moves_by_at_most_the_promised_part_of_its_rows_largest(
-    parameters, schema, config, seed, power, planes
+    parameters, schema, config, seed, power, planes, one_byte, again
 ):
     generator = torch.Generator().manual_seed(seed)
     wanted = torch.randn(parameters["table"].shape, generator=generator) * 10.0**power
     wanted[0] = 0.0
-    found = table(quantize(dict(parameters) | {"table": wanted}, schema, config, planes))
-    assert torch.equal(found[:, 0], wanted[:, 0])
     largest = wanted[:, 1:].abs().amax(1, keepdim=True).double()
-    bound = largest / (254 if planes == 1 else 254 * 254) + largest * 3e-7
+    previous = None
+    if again:
+        previous = row_scales(wanted[:, 1:] * (1 + torch.rand(len(wanted), 1, generator=generator)), one_byte)
+    module = quantize(
+        dict(parameters) | {"table": wanted}, schema, config, planes, one_byte_scales=one_byte, previous=previous
+    )
+    found = table(module)
+    assert torch.equal(found[:, 0], wanted[:, 0])
+    more = 1.0
+    if again:
+        more = 2.0
+    elif one_byte:
+        more = float(4 * largest[1:].max() / largest[1:].min()) ** (1 / 255)
+    bound = more * largest / (254 if planes == 1 else 254 * 254) + largest * 6e-7
     assert bool(((found - wanted)[:, 1:].abs().double() <= bound).all())
 
 
+@pytest.mark.parametrize("one_byte", [False, True])
 @pytest.mark.parametrize("planes", PLANES)
-def test_padding_and_empty_rows_stay_exactly_zero(parameters, schema, config, planes):
+def test_padding_and_empty_rows_stay_exactly_zero(parameters, schema, config, planes, one_byte):
     wanted = parameters["table"].clone()
     wanted[3] = 0.0
-    found = table(quantize(dict(parameters) | {"table": wanted}, schema, config, planes))
-    assert not bool(found[0].any())
-    assert not bool(found[3].any())
+    previous = row_scales(parameters["table"][:, 1:], one_byte)
+    for before in (None, previous):
+        found = table(
+            quantize(
+                dict(parameters) | {"table": wanted},
+                schema,
+                config,
+                planes,
+                one_byte_scales=one_byte,
+                previous=before,
+            )
+        )
+        assert not bool(found[0].any())
+        assert not bool(found[3].any())
+
+
+@pytest.mark.parametrize("planes", PLANES)
+def test_a_scale_of_one_byte_saves_three_bytes_a_row_less_its_levels(parameters, schema, config, planes):
+    stored = [
+        sum(
+            value.numel() * value.element_size()
+            for name, value in quantize(parameters, schema, config, planes, one_byte_scales=one_byte).named_buffers()
+            if name in ("codes", "exact", "levels")
+        )
+        for one_byte in (False, True)
+    ]
+    assert stored[0] - stored[1] == 3 * schema.rows - 256 * 4
+
+
+@pytest.mark.parametrize("one_byte", [False, True])
+def test_with_the_scales_of_before_a_small_change_changes_fewer_bytes(one_byte, schema):
+    config = ranker.RankerConfig(embedding_width=16)
+    before = ranker.initial(schema, config, 0)
+    table = before["table"].clone()
+    table[1:, 1:] += 5e-5 * torch.randn(table[1:, 1:].shape, generator=torch.Generator().manual_seed(1))
+    old = row_scales(before["table"][:, 1:], one_byte)
+
+    def stored(table, previous):
+        made = quantize(dict(before) | {"table": table}, schema, config, one_byte_scales=one_byte, previous=previous)
+        return np.frombuffer(b"".join(part.numpy().tobytes() for part in made.buffers()), np.uint8)
+
+    first = stored(before["table"], None)
+    kept, new = (int((stored(table, previous) != first).sum()) for previous in (old, None))
+    assert 0 < kept < 0.75 * new
+
+
+def test_a_vector_of_one_value_with_a_scale_of_one_byte_has_one_plane(schema):
+    config = ranker.RankerConfig(embedding_width=1)
+    module = quantize(ranker.initial(schema, config, 0), schema, config, one_byte_scales=True)
+    assert (module.planes, module.codes.shape[1]) == (1, 2)
+    assert "one byte" in module.storage
 
 
 def test_dense_layers_are_kept_exactly_and_not_shared(parameters, schema, config):

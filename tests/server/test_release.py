@@ -1,5 +1,6 @@
 """From parameters to a signed file, or to a named reason why not."""
 
+import dataclasses
 import math
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -11,12 +12,15 @@ import torch
 from sottovoce.models import ranker
 from sottovoce.models.bundle import unpack
 from sottovoce.models.manifest import load_manifest
-from sottovoce.models.parity import onnx_scorer, tflite_scorer
+from sottovoce.models.parity import float_scorer, module_scorer, onnx_scorer, quantization_cost, tflite_scorer
 from sottovoce.models.passport import SIMULATION, PrivacyPassport
+from sottovoce.models.quantize import quantize
 from sottovoce.models.request import random_requests
 from sottovoce.models.rollout import Rollout
+from sottovoce.models.row_scales import row_scales
 from sottovoce.models.schema import Feature, FeatureSchema
 from sottovoce.models.signing import generate_key
+from sottovoce.models.stored_scales import stored_scales
 from sottovoce.models.trust import Trust, check_golden
 from sottovoce.privacy.errors import GateError, SignatureError
 from sottovoce.server import release as release_module
@@ -203,6 +207,81 @@ def test_a_second_plane_is_used_only_where_one_does_not_meet_the_gates(good):
         for gates in (Gates(), Gates(max_quantization_error=1e-4), Gates(max_quantization_error=0.0))
     ]
     assert planes == [1, 2, 2]
+
+
+def test_scales_take_one_byte_only_where_that_is_asked_for():
+    modules = [_smallest(trained(), SCHEMA, CONFIG, REQUESTS, Gates(), asked) for asked in (False, True)]
+    assert [module.levels is not None for module in modules] == [False, True]
+    assert [module.planes for module in modules] == [1, 1]
+
+
+@pytest.fixture(scope="module")
+def parent(good, key):
+    _, bundle = Trust((key.public_key(),)).accept(
+        good.bundle, now=NOW, runtimes={"litert": "2.3.0", "onnxruntime": "1.32.0"}
+    )
+    return bundle
+
+
+def moved():
+    """The released model a little later: the vectors are 0.7 to 0.9 times what they were."""
+    later = trained()
+    generator = torch.Generator().manual_seed(2)
+    later["table"][:, 1:] *= 0.7 + 0.2 * torch.rand(len(later["table"]), 1, generator=generator)
+    return later
+
+
+@pytest.mark.usefixtures("exported_before")
+def test_a_release_with_a_parent_names_its_version(parent, key):
+    out = released(keys=[key], version=5, parent=parent)
+    assert load_manifest(unpack(out.bundle)["manifest.json"]).parent_version == 4
+
+
+def test_what_is_exported_has_the_scales_that_stand_in_the_parents_file(parent, monkeypatch):
+    class SeenError(Exception):
+        pass
+
+    def stop(module, _):
+        raise SeenError(module)
+
+    monkeypatch.setattr(release_module, "to_onnx", stop)
+    with pytest.raises(SeenError) as seen:
+        released(moved(), version=5, parent=parent)
+    (module,) = seen.value.args
+    assert torch.equal(module.exact[:, 1:], row_scales(trained()["table"][:, 1:]).values)
+
+
+def test_new_scales_are_tried_before_a_second_plane_is(parent):
+    """Kept scales are coarser: where only new ones meet the gate, the file stays small and the update does not."""
+    kept = stored_scales(parent.onnx, SCHEMA.rows)
+    reference = float_scorer(moved(), SCHEMA, CONFIG)
+    old, new = (
+        quantization_cost(reference, module_scorer(quantize(moved(), SCHEMA, CONFIG, previous=one)), REQUESTS)[0]
+        for one in (kept, None)
+    )
+    assert new < old < 2 * new
+    for limit, wanted in ((old, kept.values), (new, row_scales(moved()["table"][:, 1:]).values)):
+        gates = Gates(max_quantization_error=limit, max_decision_change=1.0)
+        module = _smallest(moved(), SCHEMA, CONFIG, REQUESTS, gates, previous=kept)
+        assert module.planes == 1
+        assert torch.equal(module.exact[:, 1:], wanted)
+
+
+@pytest.mark.parametrize(
+    ("changed", "word"),
+    [({"version": 4}, "not below 4"), ({"model_id": "other"}, "line"), ({"schema_digest": "0" * 64}, "schema")],
+    ids=str,
+)
+def test_a_parent_that_is_not_one_is_refused(parent, changed, word):
+    digest = changed.pop("schema_digest", SCHEMA.digest())
+    manifest = msgspec.structs.replace(parent.manifest, schema_digest=digest)
+    with pytest.raises(GateError, match=word):
+        released(parent=dataclasses.replace(parent, manifest=manifest), **({"version": 5} | changed))
+
+
+def test_two_parents_are_the_programmers_mistake(parent):
+    with pytest.raises(ValueError, match="parent_version is 3"):
+        released(parent=parent, parent_version=3, version=5)
 
 
 @pytest.mark.usefixtures("exported_before")

@@ -467,7 +467,12 @@ def test_weights_that_the_ledger_never_saw_are_not_released(call, copied):
 
 @pytest.mark.parametrize(
     ("option", "word"),
-    [(["--key", "no.pem"], "no.pem"), (["--gates", "no.toml"], "no.toml"), (["--out", "no/where/x.svb"], "no/where")],
+    [
+        (["--key", "no.pem"], "no.pem"),
+        (["--gates", "no.toml"], "no.toml"),
+        (["--out", "no/where/x.svb"], "no/where"),
+        (["--parent", "no.svb"], "no.svb"),
+    ],
 )
 def test_a_release_with_a_file_that_is_missing_is_refused(call, copied, tmp_path, monkeypatch, option, word):
     monkeypatch.chdir(tmp_path)

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sottovoce.models import ranker
 from sottovoce.privacy.accountant import published
 from sottovoce.privacy.audit import audit
 from sottovoce.privacy.errors import BudgetError, CheckpointError, ConfigError, LedgerError
@@ -89,6 +90,13 @@ def test_how_many_nodes_share_the_devices_changes_rounding_only(straight, datase
     other = go(tmp_path / "run", dataset, experiment(("nodes", 5)))
     for name, value in straight[1].parameters.items():
         torch.testing.assert_close(other.parameters[name], value, atol=1e-4, rtol=0)
+
+
+def test_a_ranker_that_could_not_be_exported_is_refused_before_anything_is_spent(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(ranker, "probabilities", torch.erf)
+    with pytest.raises(ConfigError, match=r"aten\.erf"):
+        go(tmp_path / "run", dataset)
+    assert not (tmp_path / "run" / "ledger.db").exists()
 
 
 def test_the_model_that_training_hands_over_is_the_one_in_the_folder(straight, dataset):
