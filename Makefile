@@ -39,12 +39,14 @@ soak: $(VENV)/.ready
 bench: $(VENV)/.ready
 	@$(BIN)/sottovoce bench fleet
 
-old-runtimes:
+old-runtimes: $(VENV)/.ready
 	@test -f $(BUNDLE) || { echo "no $(BUNDLE): run make demo first, or give BUNDLE=..."; exit 1; }
 	@test -x $(VENV)-old/bin/python || $(PYTHON) -m venv $(VENV)-old
 	@$(VENV)-old/bin/python -m pip install --quiet --quiet --disable-pip-version-check \
 		'numpy<2' tflite-runtime==2.14.0 onnxruntime==1.16.3
-	@$(VENV)-old/bin/python tests/old_runtimes.py $(BUNDLE)
+	@$(BIN)/python tests/scored_requests.py $(BUNDLE) $(VENV)-old/scored.npz
+	@$(VENV)-old/bin/python tests/old_runtimes.py $(BUNDLE) $(VENV)-old/scored.npz
+	@$(BIN)/python tests/old_runtimes.py $(BUNDLE) $(VENV)-old/scored.npz
 
 wheel: $(VENV)/.ready
 	@$(BIN)/python -m pip wheel --quiet --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
