@@ -7,7 +7,7 @@ DATA := $(wildcard ../shared/data)
 export FLWR_TELEMETRY_ENABLED := 0
 export SOTTOVOCE_DATA ?= $(abspath $(DATA))
 
-.PHONY: demo test check soak bench old-runtimes wheel clean
+.PHONY: demo test check soak bench old-runtimes aarch64 wheel clean
 
 BUNDLE ?= runs/demo/bundle.svb
 
@@ -40,15 +40,23 @@ soak: $(VENV)/.ready
 bench: $(VENV)/.ready
 	@$(BIN)/sottovoce bench fleet
 
-old-runtimes:
+old-runtimes: $(VENV)/.ready
 	@test -f $(BUNDLE) || { echo "no $(BUNDLE): run make demo first, or give BUNDLE=..."; exit 1; }
 	@test -x $(VENV)-old/bin/python || $(PYTHON) -m venv $(VENV)-old
 	@$(VENV)-old/bin/python -m pip install --quiet --quiet --disable-pip-version-check \
 		'numpy<2' tflite-runtime==2.14.0 onnxruntime==1.16.3
-	@$(VENV)-old/bin/python tests/old_runtimes.py $(BUNDLE)
+	@$(BIN)/python tests/scored_requests.py $(BUNDLE) $(VENV)-old/scored.npz
+	@$(VENV)-old/bin/python tests/old_runtimes.py $(BUNDLE) $(VENV)-old/scored.npz
+	@$(BIN)/python tests/old_runtimes.py $(BUNDLE) $(VENV)-old/scored.npz
+
+aarch64: $(VENV)/.ready
+	@test -f $(BUNDLE) || { echo "no $(BUNDLE): run make demo first, or give BUNDLE=..."; exit 1; }
+	@mkdir -p $(VENV)-aarch64
+	@$(BIN)/python tests/scored_requests.py $(BUNDLE) $(VENV)-aarch64/scored.npz 600
+	@tests/aarch64.sh $(BIN)/python $(BUNDLE) $(VENV)-aarch64/scored.npz $(VENV)-aarch64
 
 wheel: $(VENV)/.ready
 	@$(BIN)/python -m pip wheel --quiet --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) $(VENV)-old build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-old $(VENV)-aarch64 build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

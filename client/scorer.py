@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from sottovoce.client.litert_call import signature_call
 from sottovoce.models.request import INPUTS, OUTPUT, Scores, without_twins
 from sottovoce.models.schema import Ids
 from sottovoce.privacy.errors import DeviceError
@@ -47,8 +48,8 @@ def checked(scores: Any, candidates: int) -> Scores:
         raise DeviceError(f"the model answered no numbers: {error}", _RELEASE) from error
     if array.ndim != 2 or array.shape[0] != candidates or array.shape[1] not in (1, 2):
         raise DeviceError(f"the model answered shape {array.shape} for {candidates} candidates", _RELEASE)
-    # Written so that NaN fails too.
-    if not bool(np.all((array >= 0) & (array <= 1))):
+    # Written so that NaN fails too: it is what min and max of anything with a NaN in it are.
+    if array.size and not (array.min() >= 0 and array.max() <= 1):
         raise DeviceError("the model answered scores that are no probabilities (NaN, infinite, negative)", _RELEASE)
     return array
 
@@ -89,32 +90,36 @@ class LiteRTScorer:
         from ai_edge_litert.interpreter import Interpreter  # loads a native library: only who scores pays for it
 
         try:
-            # The runners point into the interpreter, which must live as long as they do.
+            # The calls point into the interpreter, which must live as long as they do.
             self._interpreter = Interpreter(model_content=model, num_threads=1)
             names = [name for name in self._interpreter.get_signature_list() if name.startswith(_SIGNATURE)]
             sizes = {int(name.removeprefix(_SIGNATURE)): name for name in names}
-            self._runners = {size: self._interpreter.get_signature_runner(sizes[size]) for size in sorted(sizes)}
+            self._calls = {size: signature_call(self._interpreter, sizes[size]) for size in sorted(sizes)}
         except Exception as error:
             raise DeviceError(f"model.tflite cannot be loaded: {error}", _RELEASE) from error
-        if not self._runners:
+        if not self._calls:
             raise DeviceError("model.tflite has no signature rank_N", "export it with `models.tflite_export`")
-        self._largest = max(self._runners)
+        self._largest = max(self._calls)
 
     def scores(self, context: Ids, events: Ids, outcomes: Ids, ad: Ids) -> Scores:
         """See `Scorer.scores`."""
+        if len(ad) <= self._largest:
+            return self._part(context, events, outcomes, ad)
         parts = [
             self._part(context, events, outcomes, ad[start : start + self._largest])
             for start in range(0, len(ad), self._largest)
         ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return np.concatenate(parts)
 
     def _part(self, context: Ids, events: Ids, outcomes: Ids, ad: Ids) -> Scores:
-        size = next(size for size in self._runners if size >= len(ad))
-        padded = np.zeros((size, ad.shape[1]), np.int32)
-        padded[: len(ad)] = ad
-        inputs = dict(zip(INPUTS, (context, events, outcomes, padded), strict=True))
+        size = next(size for size in self._calls if size >= len(ad))
+        if len(ad) < size:
+            padded = np.zeros((size, ad.shape[1]), np.int32)
+            padded[: len(ad)] = ad
+        else:
+            padded = ad
         try:
-            answer = self._runners[size](**inputs)[OUTPUT][: len(ad)]
+            answer = self._calls[size](context, events, outcomes, padded)[: len(ad)]
         except Exception as error:
             raise DeviceError(f"LiteRT cannot run these inputs: {error}", _RELEASE) from error
         return checked(answer, len(ad))

@@ -4,7 +4,7 @@ The same requests go through four scorers: the float32 ranker, the quantized tor
 quantization costs is measured against the float32 ranker, what an export costs against the quantized module.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -17,8 +17,34 @@ from sottovoce.models.batch import Batch, interest
 from sottovoce.models.quantize import QuantizedRanker
 from sottovoce.models.ranker import Parameters, RankerConfig
 from sottovoce.models.request import INPUTS, OUTPUT, Request, Scorer, Scores, winner
-from sottovoce.models.schema import FeatureSchema
+from sottovoce.models.schema import Feature, FeatureSchema
 from sottovoce.models.tflite_export import signature
+
+MOST_VALUES = 16
+"""A device feature with more values than this is not a slice."""
+
+CATEGORIES = ("category", "tag")
+"""Ad features that say what an ad is about, best first."""
+
+CANDIDATES = (4, 16, 64, 256)
+"""Upper ends of the slices by number of candidates."""
+
+
+class Slice(msgspec.Struct, frozen=True, kw_only=True):
+    """Changed decisions among requests that have something in common.
+
+    Attributes:
+        name: what they have in common, as "candidates 17-64" or "category 12"; the number of a feature's value is its
+            bucket in the schema.
+        requests: how many.
+        decision_change: share of them, as in `ParityReport`.
+        runtime_decision_change: likewise.
+    """
+
+    name: str
+    requests: int
+    decision_change: float
+    runtime_decision_change: float
 
 
 class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +59,8 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
         runtime_difference: largest score difference between any two of module, ONNX Runtime and LiteRT.
         decision_change: share of requests whose winner is not the float32 ranker's, for any of the three.
         runtime_decision_change: share of requests on whose winner the three do not agree.
+        slices: the same two shares by slice, worst first, then largest first; empty where no schema was given. A slice
+            is smaller than the whole, so one changed decision weighs more: the gates judge the whole.
     """
 
     requests: int
@@ -43,10 +71,16 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
     runtime_difference: float
     decision_change: float
     runtime_decision_change: float
+    slices: tuple[Slice, ...] = ()
 
 
 def parity(
-    reference: Scorer, module: Scorer, onnx: Scorer, tflite: Scorer, requests: Sequence[Request]
+    reference: Scorer,
+    module: Scorer,
+    onnx: Scorer,
+    tflite: Scorer,
+    requests: Sequence[Request],
+    schema: FeatureSchema | None = None,
 ) -> ParityReport:
     """Score every request four times and compare.
 
@@ -58,6 +92,7 @@ def parity(
         onnx: from `onnx_scorer`.
         tflite: from `tflite_scorer`.
         requests: at least one.
+        schema: of the requests, to report by slice as well: see `slices_of`.
 
     Raises:
         ValueError: there is no request.
@@ -66,6 +101,7 @@ def parity(
         raise ValueError("parity needs at least one request")
     worst = dict.fromkeys(("quantization", "onnx", "tflite", "runtimes"), 0.0)
     changed = split = 0
+    tally: dict[str, list[int]] = {}
     for request in requests:
         exact, quantized, by_onnx, by_tflite = (score(request) for score in (reference, module, onnx, tflite))
         for name, one, other in (
@@ -76,8 +112,14 @@ def parity(
         ):
             worst[name] = max(worst[name], _difference(one, other))
         choices = {winner(scores) for scores in (quantized, by_onnx, by_tflite)}
-        changed += choices != {winner(exact)}
-        split += len(choices) > 1
+        right = winner(exact)
+        differs, disagrees = int(choices != {right}), int(len(choices) > 1)
+        changed += differs
+        split += disagrees
+        for name in slices_of(request, right, schema) if schema is not None else ():
+            counts = tally.setdefault(name, [0, 0, 0])
+            for place, more in enumerate((1, differs, disagrees)):
+                counts[place] += more
     return ParityReport(
         requests=len(requests),
         candidates=sum(len(request.ad) for request in requests),
@@ -87,7 +129,53 @@ def parity(
         runtime_difference=max(worst["onnx"], worst["tflite"], worst["runtimes"]),
         decision_change=changed / len(requests),
         runtime_decision_change=split / len(requests),
+        slices=_worst_first(tally),
     )
+
+
+def slices_of(request: Request, right: int, schema: FeatureSchema) -> tuple[str, ...]:
+    """The slices that a request belongs to: each feature of the device, the winning ad's category, candidates.
+
+    Features of the device are those whose source is the device, such as `device_class`; only those with at most
+    `MOST_VALUES` values are used, because thousands of slices say nothing. The ad's category is the ad feature called
+    `category` or, failing that, `tag`.
+
+    Args:
+        request: as it was scored.
+        right: index of the float32 ranker's winner.
+        schema: of the request.
+    """
+    names = []
+    for column, feature in enumerate(schema.context):
+        if feature.source == "device" and feature.buckets <= MOST_VALUES:
+            names.append(_value(schema, feature, request.context[0, column]))
+    for wanted in CATEGORIES:
+        column = next((place for place, feature in enumerate(schema.ad) if feature.name == wanted), -1)
+        if column >= 0:
+            names.append(_value(schema, schema.ad[column], request.ad[right, column]))
+            break
+    count = len(request.ad)
+    upper = next((size for size in CANDIDATES if size >= count), None)
+    lower = max((size for size in (0, *CANDIDATES) if size < count), default=0) + 1
+    names.append(f"candidates {lower} or more" if upper is None else f"candidates {lower}-{upper}")
+    return tuple(names)
+
+
+def _value(schema: FeatureSchema, feature: Feature, row: np.int32) -> str:
+    return f"{feature.name} {int(row) - schema.offsets[feature.name]}" if row else f"{feature.name} missing"
+
+
+def _worst_first(tally: Mapping[str, Sequence[int]]) -> tuple[Slice, ...]:
+    slices = [
+        Slice(
+            name=name,
+            requests=requests,
+            decision_change=changed / requests,
+            runtime_decision_change=split / requests,
+        )
+        for name, (requests, changed, split) in tally.items()
+    ]
+    return tuple(sorted(slices, key=lambda one: (-one.decision_change, -one.runtime_decision_change, -one.requests)))
 
 
 def quantization_cost(reference: Scorer, module: Scorer, requests: Sequence[Request]) -> tuple[float, float]:

@@ -159,7 +159,8 @@ def release(
     onnx, tflite = to_onnx(module, schema), to_tflite(module, schema, sizes)
     by_module, by_onnx, by_tflite = module_scorer(module), onnx_scorer(onnx), tflite_scorer(tflite)
     with quiet_stderr():  # LiteRT announces itself when a model is first run
-        compared = parity(float_scorer(parameters, schema, config), by_module, by_onnx, by_tflite, requests)
+        exact = float_scorer(parameters, schema, config)
+        compared = parity(exact, by_module, by_onnx, by_tflite, requests, schema)
     golden = draw_golden(schema, by_module, np.random.default_rng(version))
     files = {
         "model.onnx": onnx,

@@ -1,25 +1,19 @@
 """`bench`: speed, measured side by side in one run. Absolute figures belong to a machine; ratios travel better."""
 
 import os
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
-import numpy as np
 
-from sottovoce.models.bundle import unpack
-from sottovoce.models.request import random_requests
-from sottovoce.models.schema import load_schema
 from sottovoce.privacy.errors import ConfigError, DeviceError
 from sottovoce.simulations.accelerator import require_accelerator
 from sottovoce.simulations.cli_options import PATH, as_json, data_dir, device_option, print_json
 from sottovoce.simulations.dataset import locate
 from sottovoce.simulations.fleet_bench import bench as bench_fleet
 from sottovoce.simulations.fleet_bench import parse_peers
-from sottovoce.simulations.latency import SIZES, measure
+from sottovoce.simulations.latency import SIZES
 from sottovoce.simulations.ledger_bench import Effort
 from sottovoce.simulations.ledger_bench import bench as bench_ledger
-from sottovoce.simulations.runtimes import callers
 from sottovoce.simulations.threads import torch_threads
 
 
@@ -124,28 +118,61 @@ def _fleet_profile(folder: Path | None, json_output: bool) -> None:
 
 
 @bench.command()
-@click.argument("bundle", type=PATH)
-@click.option("--rounds", type=click.IntRange(min=10), default=300, show_default=True)
+@click.argument("bundle", type=PATH, required=False)
+@click.option(
+    "--model",
+    type=click.Choice(["ranker", "linear"]),
+    default="ranker",
+    show_default=True,
+    help="Without BUNDLE: what to build with random weights.",
+)
+@click.option("--rounds", type=click.IntRange(min=10), default=1000, show_default=True, help="Timed calls of each.")
+@click.option("--starts", type=click.IntRange(min=1), default=5, show_default=True, help="Fresh processes of each.")
 @as_json
-def runtime(bundle: Path, rounds: int, json_output: bool) -> None:
-    """Microseconds per decision's scores: LiteRT, ONNX Runtime and torch, interleaved, one thread each."""
-    try:
-        files = unpack(bundle.read_bytes())
-    except OSError as error:
-        raise DeviceError(f"{bundle}: {error.strerror}", "name a bundle that `sottovoce release` made") from error
-    schema = load_schema(files["schema.json"])
-    rng = np.random.default_rng(0)
-    asked = {size: random_requests(schema, 1, size, rng)[0] for size in SIZES}
+def runtime(bundle: Path | None, model: str, rounds: int, starts: int, json_output: bool) -> None:
+    """Time per decision's scores, cold start and memory: LiteRT, ONNX Runtime and torch on one core.
+
+    The engines take turns in random order, one thread each; calls that the kernel preempted are left out.
+    """
+    # Needs all of [train], which an environment of the peers does not have.
+    from sottovoce.simulations import runtime_bench
+
+    def say(what: str) -> None:
+        click.echo(f"... {what}", err=True)
+
     with torch_threads(1):
-        result = measure(callers(files["model.tflite"], files["model.onnx"], asked), rounds, rng)
+        if bundle is None:
+            say("exporting a model with random weights")
+            subject = runtime_bench.untrained("linear" if model == "linear" else "ranker")
+        else:
+            try:
+                subject = runtime_bench.from_bundle(bundle.read_bytes(), bundle.name)
+            except OSError as error:
+                raise DeviceError(f"{bundle}: {error.strerror}", "name one that `sottovoce release` made") from error
+        result = runtime_bench.bench(subject, rounds, starts, say)
     if json_output:
         print_json(result)
         return
-    click.echo(f"{datetime.now(UTC):%Y-%m-%d}, {rounds} calls each, {result.preempted:.1%} left out as preempted")
-    click.echo("candidates  " + "".join(f"{size:>16}" for size in SIZES) + "   p50 / p99 in microseconds")
-    for engine, figures in result.p50_us.items():
-        cells = (f"{figures[str(size)]:.0f} / {result.p99_us[engine][str(size)]:.0f}" for size in SIZES)
-        click.echo(f"{engine:12}" + "".join(f"{cell:>16}" for cell in cells))
+    where = "" if result.core is None else f" on core {result.core}"
+    click.echo(f"{result.model}; {result.parameters:,} values, {result.bundle_bytes:,} bytes")
+    click.echo(f"{rounds} calls of each{where}, {result.preempted:.1%} left out as preempted")
+    for when, p50, p99, ratio in (
+        ("after one like it", result.p50_us, result.p99_us, result.litert_to_onnxruntime),
+        ("after others", result.p50_cold_us, result.p99_cold_us, result.litert_to_onnxruntime_cold),
+    ):
+        click.echo(f"a call {when}, p50 / p99 in microseconds")
+        click.echo("  candidates  " + "".join(f"{size:>15}" for size in SIZES))
+        for engine, figures in p50.items():
+            cells = (f"{figures[str(size)]:.0f} / {p99[engine][str(size)]:.0f}" for size in SIZES)
+            click.echo(f"  {engine:12}" + "".join(f"{cell:>15}" for cell in cells))
+        click.echo("  LiteRT / ORT" + "".join(f"{ratio[str(size)]:15.2f}" for size in SIZES))
+    click.echo(
+        f"cold start, median of {result.starts} (least ... most); peak memory, {result.before_engine_mib:.0f} MiB"
+    )
+    click.echo("of which are there before the engine; imports of Python, numpy and this package are not counted:")
+    for engine, ms in result.cold_start_ms.items():
+        least, most = result.cold_start_range_ms[engine]
+        click.echo(f"  {engine:12}{ms:8.1f} ms ({least:.1f} ... {most:.1f}){result.peak_rss_mib[engine]:8.1f} MiB")
 
 
 @bench.command()

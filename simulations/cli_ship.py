@@ -120,6 +120,13 @@ def release(
     click.echo(f"{report.model_id} version {report.version}: {report.parameters:,} parameters")
     for gate in report.gates:
         click.echo(f"  gate {gate}")
+    if report.parity.slices:
+        worst = report.parity.slices[0]
+        click.echo(
+            f"  {report.parity.requests:,} requests in {len(report.parity.slices)} slices; the worst is {worst.name}:"
+            f" {worst.decision_change:.2%} of {worst.requests:,} decisions change, runtimes disagree on"
+            f" {worst.runtime_decision_change:.2%}"
+        )
     click.echo(f"bundle: {made.path}  {report.bundle_bytes:,} bytes  sha256 {report.bundle_sha256}")
     click.echo(f"public key: {public if key is None else f'the one of {key}'}")
 

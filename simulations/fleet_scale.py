@@ -7,8 +7,6 @@ many devices there are.
 """
 
 import multiprocessing
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -28,6 +26,7 @@ from sottovoce.server.participation import Participation
 from sottovoce.simulations import market
 from sottovoce.simulations.dataset import open_memory_mapped, save
 from sottovoce.simulations.loading import partition
+from sottovoce.simulations.peak_rss import peak_rss_mib
 from sottovoce.simulations.threads import torch_threads
 
 P = ParamSpec("P")
@@ -94,7 +93,7 @@ def _in_a_fresh_process(function: Callable[P, T], *args: P.args, **kwargs: P.kwa
 def build(place: Path, size: int) -> int:
     """Generate a market and write it down; returns the peak of memory in MiB."""
     save(market.load(size, seed=0), place / "market")
-    return peak_rss_mib()
+    return int(peak_rss_mib())
 
 
 def measure_rounds(place: Path, rounds: int, built: int) -> ScalePoint:
@@ -128,19 +127,6 @@ def measure_rounds(place: Path, rounds: int, built: int) -> ScalePoint:
         ms_range=(round(float(each.min()), 4), round(float(each.max()), 4)),
         round_s=round(float(np.median(whole[1:])), 3),
         population_ms=round(1e3 * float(np.median(before[1:])), 1),
-        peak_rss_mib=peak_rss_mib(),
+        peak_rss_mib=int(peak_rss_mib()),
         build_peak_rss_mib=built,
     )
-
-
-def peak_rss_mib() -> int:
-    """Most memory that this process ever held, in MiB.
-
-    Where the system tells it per program, that is read: the figure of `getrusage` is carried over from the process that
-    started this one.
-    """
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) // 1024
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (2**20 if sys.platform == "darwin" else 1024)

@@ -334,6 +334,8 @@ def _summary(folder: RunFolder, results: Results, created: datetime) -> report.R
 
 def _release(made: ReleaseReport, latency_us: Mapping[str, Mapping[str, float]]) -> report.ReleaseFacts:
     parity = msgspec.to_builtins(made.parity)
+    for worst in made.parity.slices[:1]:
+        parity[f"decision_change in the worst slice, {worst.name}"] = worst.decision_change
     return report.ReleaseFacts(
         bundle_bytes=made.bundle_bytes,
         onnx_bytes=made.file_bytes["model.onnx"],

@@ -5,6 +5,7 @@ What ships is tied to what was paid for: the checkpoint's digest must stand in t
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +26,14 @@ from sottovoce.simulations.dataset import Dataset
 from sottovoce.simulations.experiment import Experiment
 from sottovoce.simulations.run import Trained
 
-REAL, DRAWN = 1_000, 1_000
-"""Requests that the scorers are compared on: of held-out devices, and at random over the whole schema."""
+REAL = 1_000
+"""Requests of held-out devices that the scorers are compared on."""
+
+DRAWN = {4: 500, 16: 500, 64: 1_000, 256: 200}
+"""Requests drawn at random over the whole schema, by number of candidates."""
 
 CANDIDATES = 64
-"""Candidates of a drawn request, and most of a real one."""
+"""Most candidates of a real request."""
 
 
 def passport(audit: AuditReport, plan: MechanismPlan, assumes: Sequence[str] = ()) -> PrivacyPassport:
@@ -93,7 +97,8 @@ def comparison_requests(dataset: Dataset) -> list[Request]:
     rng = np.random.default_rng(0)
     chosen = rng.choice(fit, min(REAL, len(fit)), replace=False)
     real = requests(dataset.schema, dataset.train, dataset.valid, np.sort(chosen))
-    return [*real, *random_requests(dataset.schema, DRAWN, CANDIDATES, rng)]
+    drawn = (random_requests(dataset.schema, count, size, rng) for size, count in DRAWN.items())
+    return [*real, *chain.from_iterable(drawn)]
 
 
 def ship(

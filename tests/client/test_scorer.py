@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from small_market import SCHEMA, WAYS, Broken
 
+from sottovoce.client.litert_call import signature_call
 from sottovoce.client.scorer import LiteRTScorer, OnnxScorer, ask, checked
 from sottovoce.privacy.errors import DeviceError
 
@@ -84,6 +85,53 @@ def test_inputs_of_another_schema_are_refused(scorers, runtime):
     for wrong in ((context[:, :1], events, outcomes, ad), (context, events, outcomes, ad[:, :2])):
         with pytest.raises(DeviceError, match="cannot run these inputs"):
             scorers[runtime].scores(*wrong)
+
+
+@pytest.mark.parametrize("runtime", ["litert", "onnx"])
+def test_a_refused_request_leaves_nothing_behind_for_the_next(scorers, runtime):
+    context, events, outcomes, ad = inputs(3)
+    before = scorers[runtime].scores(context, events, outcomes, ad)
+    beyond = np.full_like(ad, 10**6)
+    for wrong in ((context[:, :1], events, outcomes, ad), (context, events, outcomes, beyond), (context, events)):
+        with pytest.raises((DeviceError, TypeError)):
+            scorers[runtime].scores(*wrong)
+        np.testing.assert_array_equal(scorers[runtime].scores(context, events, outcomes, ad), before)
+
+
+def test_litert_scores_of_one_call_are_not_overwritten_by_the_next(scorers):
+    one, other = inputs(16, 1), inputs(16, 2)
+    first = scorers["litert"].scores(*one)
+    kept = first.copy()
+    assert np.abs(scorers["litert"].scores(*other) - kept).max() > 1e-3
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_sizes_of_one_file_asked_in_turn_do_not_disturb_each_other(scorers, module):
+    for seed, size in enumerate((1, 16, 1, 5, 16, 1, 20)):
+        arrays = inputs(size, seed)
+        with torch.inference_mode():
+            expected = module(*(torch.from_numpy(array) for array in arrays)).numpy()
+        assert np.abs(scorers["litert"].scores(*arrays) - expected).max() < 1e-6
+
+
+class Plain:
+    """An interpreter whose runners have nothing but the documented call."""
+
+    def __init__(self, real):
+        self.get_signature_list = real.get_signature_list
+        self.get_signature_runner = lambda name: lambda **named: real.get_signature_runner(name)(**named)
+
+
+def test_a_runtime_without_the_parts_of_a_runner_scores_the_same(files, scorers):
+    from ai_edge_litert.interpreter import Interpreter
+
+    real = Interpreter(model_content=files[0], num_threads=1)
+    arrays = inputs(16)
+    expected = scorers["litert"].scores(*arrays)
+    for interpreter in (real, Plain(real)):
+        np.testing.assert_array_equal(signature_call(interpreter, "rank_16")(*arrays), expected)
+    with pytest.raises(ValueError, match="rank_7"):
+        signature_call(real, "rank_7")
 
 
 def test_a_model_that_answers_nan_is_refused(module):

@@ -15,12 +15,13 @@ from sottovoce.models.parity import (
     onnx_scorer,
     parity,
     quantization_cost,
+    slices_of,
     tflite_scorer,
 )
 from sottovoce.models.plain_operators import PLAIN_OPERATORS, operators_used
 from sottovoce.models.quantize import quantize
 from sottovoce.models.request import INPUTS, OUTPUT, Request, random_requests
-from sottovoce.models.schema import FeatureSchema
+from sottovoce.models.schema import Feature, FeatureSchema
 from sottovoce.models.tflite_export import to_tflite
 from sottovoce.privacy.errors import GateError
 
@@ -148,6 +149,51 @@ def test_an_operator_that_is_not_listed_stops_the_export(onnx_bytes, tflite_byte
     monkeypatch.undo()
     with pytest.raises(GateError, match="signatures"):
         tflite_export._refuse_strangers(tflite_bytes, (1, 16, 64))
+
+
+def test_changed_decisions_are_counted_in_every_slice_they_belong_to(schema):
+    """Two sizes of request; the runtimes go wrong on the small ones of one kind of device only."""
+    rng = np.random.default_rng(2)
+    requests = [request for size in (3, 40) for request in random_requests(schema, 60, size, rng)]
+    kind = schema.context[0]
+    bad = schema.offsets[kind.name] + 1
+
+    def rising(request):
+        return np.linspace(0.1, 0.9, len(request.ad), dtype=np.float32)[:, None]
+
+    def turned(request):
+        return rising(request)[::-1] if request.context[0, 0] == bad and len(request.ad) == 3 else rising(request)
+
+    found = parity(rising, rising, rising, turned, requests, schema)
+    by_name = {one.name: one for one in found.slices}
+    assert set(by_name) == {"size 0", "size 1", "size 2", "size missing", "candidates 2-4", "candidates 17-64"}
+    hit = sum(request.context[0, 0] == bad for request in requests[:60])
+    assert 0 < hit < 60
+    assert by_name["candidates 2-4"].decision_change == hit / 60
+    assert by_name["candidates 17-64"].decision_change == by_name["size 0"].runtime_decision_change == 0.0
+    assert by_name["size 1"].runtime_decision_change * by_name["size 1"].requests == pytest.approx(hit)
+    assert sum(by_name[name].requests for name in by_name if name.startswith("size")) == 120
+    assert found.slices[0].decision_change == max(one.decision_change for one in found.slices) > found.decision_change
+    assert parity(rising, rising, rising, turned, requests).slices == ()
+
+
+def test_the_category_is_the_winners_and_wide_features_are_no_slices():
+    schema = FeatureSchema(
+        features=(
+            Feature(name="model", source="device", buckets=17),
+            Feature(name="page", source="context", buckets=2),
+            Feature(name="tag", source="ad", buckets=3),
+            Feature(name="category", source="ad", kind="integer", buckets=3),
+        )
+    )
+    first = schema.offsets["category"]
+    ad = np.array([[0, first], [0, first + 2]], np.int32)
+    (request,) = random_requests(schema, 1, 2, np.random.default_rng(0))
+    request = Request(request.context, request.events, request.outcomes, ad)
+    assert slices_of(request, 1, schema) == ("category 2", "candidates 2-4")
+    assert slices_of(request, 0, schema) == ("category 0", "candidates 2-4")
+    many = Request(request.context, request.events, request.outcomes, np.zeros((257, 2), np.int32))
+    assert slices_of(many, 0, schema) == ("category missing", "candidates 257 or more")
 
 
 def test_parity_sees_a_runtime_that_is_off_and_one_that_is_not_a_number(parameters, schema, config, module):

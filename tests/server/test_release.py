@@ -106,6 +106,7 @@ def test_the_report_tells_what_is_in_the_bundle(good):
     assert report.parity.requests == 100
     assert report.parity.runtime_difference <= 1e-6
     assert report.parity.runtime_decision_change == 0.0
+    assert [(one.name, one.requests) for one in report.parity.slices] == [("candidates 5-16", 100)]
     assert report.parameters == sum(math.prod(shape) for shape in ranker.shapes(SCHEMA, CONFIG).values())
     assert all(gate.passed for gate in report.gates)
     assert msgspec.json.decode(msgspec.json.encode(report))["metrics"] == {"auc": 0.7}

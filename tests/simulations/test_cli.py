@@ -612,6 +612,24 @@ def test_data_that_is_not_there_is_refused(call, tmp_path, monkeypatch):
     refused(call("data", "fetch", "movietweetings", "--mirror", "ftp://files.example"), "http")
 
 
+def test_the_runtimes_are_measured_side_by_side_as_one_json_object(call, released):
+    bundle = released / "bundle.svb"
+    code, out, err = call("bench", "runtime", bundle, "--rounds", 10, "--starts", 1, "--json")
+    assert code == 0
+    assert all(line.startswith("... ") for line in err.splitlines())
+    told = json.loads(out)
+    assert told["bundle_bytes"] == bundle.stat().st_size
+    assert "bundle.svb" in told["model"]
+    for table in (told["p50_us"], told["p99_us"], told["p50_cold_us"]):
+        assert table.keys() == {"litert", "onnxruntime", "torch"}
+        assert all(row.keys() == {"1", "16", "64", "256", "1024"} for row in table.values())
+    for size, ratio in told["litert_to_onnxruntime"].items():
+        assert ratio == pytest.approx(told["p50_us"]["litert"][size] / told["p50_us"]["onnxruntime"][size], abs=1e-3)
+    # Whatever the machine does meanwhile: torch is a hundred times the code.
+    assert told["cold_start_ms"]["torch"] > told["cold_start_ms"]["litert"] > 0
+    assert told["peak_rss_mib"]["torch"] > told["peak_rss_mib"]["onnxruntime"] > told["before_engine_mib"] > 5
+
+
 def test_bench_refuses_what_is_no_bundle(call, tmp_path):
     refused(call("bench", "runtime", tmp_path / "no.svb"), "no.svb")
     (tmp_path / "bad.svb").write_bytes(b"\0" * 100)

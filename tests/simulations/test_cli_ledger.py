@@ -156,7 +156,7 @@ def test_a_file_that_may_not_be_written_is_shown_but_not_opened(call, tmp_path):
     path = tmp_path / "ledger.db"
     assert call("ledger", "open", path, *GOOD)[0] == 0
     before = path.read_bytes()
-    for folder in (tmp_path, *tmp_path.parents[:2]):
+    for folder in (tmp_path, *tmp_path.parents[:-2]):  # all that pytest made, whoever shares the work
         folder.chmod(0o755)
     os.seteuid(65534)
     try:
