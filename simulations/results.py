@@ -28,13 +28,14 @@ from sottovoce.simulations.dataset import Dataset
 from sottovoce.simulations.experiment import Experiment
 from sottovoce.simulations.factorization import fit
 from sottovoce.simulations.folder import RunFolder
+from sottovoce.simulations.issuing import passport
 from sottovoce.simulations.latency import SIZES, measure
 from sottovoce.simulations.loading import load
 from sottovoce.simulations.metrics import Metrics, calibration_curve, evaluate
 from sottovoce.simulations.planning import entropy_of, plan_of, record_plan
 from sottovoce.simulations.run import Trained, model_of, trained
 from sottovoce.simulations.runtimes import callers
-from sottovoce.simulations.shipping import passport, require_committed, ship
+from sottovoce.simulations.shipping import require_committed, ship
 from sottovoce.simulations.tuning_folder import assumptions
 
 

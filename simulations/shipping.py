@@ -1,23 +1,21 @@
-"""From a finished run to a release: passport from its ledger, model from its checkpoint, requests to compare on.
+"""From a finished run to a release: model from its checkpoint, requests to compare on.
 
 What ships is tied to what was paid for: the checkpoint's digest must stand in the ledger as a committed release.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 
 from sottovoce.client.scoring import requests
-from sottovoce.models.passport import SIMULATION, PrivacyPassport
+from sottovoce.models.passport import PrivacyPassport
 from sottovoce.models.request import Request, random_requests
 from sottovoce.models.signing import PrivateKey
-from sottovoce.privacy.audit import AuditReport
 from sottovoce.privacy.chain import Committed
 from sottovoce.privacy.errors import GateError
 from sottovoce.privacy.ledger import Ledger
-from sottovoce.privacy.plan import MechanismPlan
 from sottovoce.server.gates import Gates
 from sottovoce.server.release import Release, release
 from sottovoce.simulations.dataset import Dataset
@@ -29,44 +27,6 @@ REAL, DRAWN = 1_000, 1_000
 
 CANDIDATES = 64
 """Candidates of a drawn request, and most of a real one."""
-
-
-def passport(audit: AuditReport, plan: MechanismPlan, assumes: Sequence[str] = ()) -> PrivacyPassport:
-    """What the ledger proves, in the form that travels with the model.
-
-    Args:
-        audit: of the run's ledger.
-        plan: of the run whose model travels.
-        assumes: what else the claims rest on, in words.
-
-    Raises:
-        GateError: the ledger does not hold, so that nothing can be said.
-    """
-    if not audit.ledger_ok or audit.delta is None or audit.population is None:
-        raise GateError("the run's ledger does not hold", "look at `sottovoce audit`; such a run cannot be released")
-    # A run that was never charged by itself is the best of a selection, which was charged as a whole.
-    own = plan.digest() in {spend.plan_hash for spend in audit.releases}
-    selections = "; ".join(spend.mechanism for spend in audit.releases if spend.purpose == "tuning")
-    return PrivacyPassport(
-        sampling=plan.sampling if plan.cohorts == "secret" else f"{plan.sampling}, not counted: cohorts are visible",
-        sampling_rate=plan.sampling_rate,
-        population=audit.population,
-        mechanism=plan.noise if own else f"{plan.noise}, {selections}",
-        noise_multiplier=plan.noise_multiplier,
-        clip_norm=plan.clip_norm,
-        rounds=audit.rounds if own else plan.rounds,
-        releases=audit.purposes,
-        accountant=audit.accountant,
-        observer=audit.observer,
-        max_participations=plan.max_participations,
-        epsilon=audit.epsilon,
-        epsilon_known_cohort=audit.epsilon_known_cohort,
-        delta=audit.delta,
-        ledger_head=audit.head.hash,
-        ledger_length=audit.head.length,
-        noise_source=audit.noise,
-        label="; ".join((*audit.claims, *assumes)) if audit.guarantee else SIMULATION,
-    )
 
 
 def require_committed(ledger_at: Path | str, model: Trained) -> None:

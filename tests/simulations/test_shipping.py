@@ -12,8 +12,9 @@ from sottovoce.privacy.errors import GateError, LedgerError
 from sottovoce.privacy.ledger import Ledger
 from sottovoce.privacy.plan import MechanismPlan
 from sottovoce.simulations import market
+from sottovoce.simulations.issuing import passport
 from sottovoce.simulations.run import Trained
-from sottovoce.simulations.shipping import CANDIDATES, DRAWN, comparison_requests, passport, require_committed
+from sottovoce.simulations.shipping import CANDIDATES, DRAWN, comparison_requests, require_committed
 
 PLAN = MechanismPlan(100, 0.2, 0.5, 2.0, 3, 1e-3)
 DIGEST = "ab" * 32
