@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "measure": ("cli_measure", "Ask the devices, within the run's budget."),
     "release": ("cli_ship", "Quantize, export, check and sign a run's model."),
     "pick": ("cli_ship", "Choose an ad on the device, and say why."),
+    "bundle": ("cli_bundle", "Show what a bundle says of itself, and hold it against the ledger."),
     "audit": ("cli_audit", "Recompute what a run spent, and measure whether it did as it says."),
     "ledger": ("cli_ledger", "Open, show, verify and export privacy ledgers."),
     "data": ("cli_data", "Describe, download and hand out data."),
