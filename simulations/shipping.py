@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sottovoce.client.scoring import requests
+from sottovoce.client.scoring import requests, score
 from sottovoce.models.passport import PrivacyPassport
 from sottovoce.models.request import Request, random_requests
 from sottovoce.models.signing import PrivateKey
@@ -20,7 +20,9 @@ from sottovoce.server.gates import Gates
 from sottovoce.server.release import Release, release
 from sottovoce.simulations.dataset import Dataset
 from sottovoce.simulations.experiment import Experiment
+from sottovoce.simulations.metrics import Metrics
 from sottovoce.simulations.run import Trained
+from sottovoce.simulations.slices import gap, slice_of
 
 REAL, DRAWN = 1_000, 1_000
 """Requests that the scorers are compared on: of held-out devices, and at random over the whole schema."""
@@ -29,20 +31,66 @@ CANDIDATES = 64
 """Candidates of a drawn request, and most of a real one."""
 
 
-def require_committed(ledger_at: Path | str, model: Trained) -> None:
-    """Let weights pass whose checkpoint the ledger knows as released.
+def require_committed(ledger_at: Path | str, model: Trained) -> str:
+    """Let weights pass whose checkpoint the ledger knows as released; when it was, as the newest such row says.
 
     Raises:
         GateError: these weights are not what was paid for.
         LedgerError: the ledger does not hold.
     """
     with Ledger.open(ledger_at, readonly=True) as ledger:
-        known = {entry.artifact_sha256 for entry in ledger.entries() if isinstance(entry, Committed)}
+        known = {entry.artifact_sha256: entry.time for entry in ledger.entries() if isinstance(entry, Committed)}
     if model.sha256 not in known:
         raise GateError(
             f"the checkpoint of round {model.rounds} is not a release the ledger knows",
             "resume the run so that it finishes its round, or restore the checkpoint",
         )
+    return known[model.sha256]
+
+
+def asked_figures(
+    judged: Metrics,
+    gates: Gates,
+    experiment: Experiment,
+    dataset: Dataset,
+    model: Trained,
+    committed: str,
+    now: datetime,
+) -> dict[str, float]:
+    """What the gates ask for and only a run can tell, by name; what cannot be measured is left out, and so fails.
+
+    Args:
+        judged: the model on held-out impressions.
+        gates: what is asked for.
+        experiment: of the run.
+        dataset: of the run.
+        model: that ships.
+        committed: when the ledger says that it was released, ISO 8601; data sets carry no times of their own.
+        now: time of signing.
+
+    Raises:
+        ConfigError: the gap is asked for by a feature that the model does not have.
+    """
+    found = {"auc": judged.auc, "calibration_error": judged.calibration_error}
+    if gates.fairness_feature is not None:
+        valid = dataset.valid
+        slices = slice_of(valid, dataset.schema, gates.fairness_feature)
+        chances = score(model.parameters, dataset.schema, experiment.model, dataset.train, valid)[:, 0]
+        apart = gap(chances, valid.labels[:, 0], slices, gates.fairness_figure)
+        if apart is not None:
+            found["fairness_gap"] = apart
+    if (age := age_days(committed, now)) is not None:
+        found["age_days"] = age
+    return found
+
+
+def age_days(committed: str, now: datetime) -> float | None:
+    """Days from a time in a ledger to `now`; None for no time, one without a zone, or one that is still to come."""
+    try:
+        age = now - datetime.fromisoformat(committed)
+    except (ValueError, TypeError):
+        return None
+    return age.total_seconds() / 86_400 if age.total_seconds() >= 0 else None
 
 
 def comparison_requests(dataset: Dataset) -> list[Request]:
