@@ -6,6 +6,8 @@ who has the bundle and the ledger needs nothing else. A model without a passport
 
 import hashlib
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 import msgspec
@@ -14,6 +16,20 @@ from sottovoce.privacy.errors import BundleError, GateError
 
 SIMULATION = "SIMULATION: NO GUARANTEE"
 """Label of everything made with seeded noise or none."""
+
+CHECKS: Mapping[str, str] = MappingProxyType(
+    {
+        "ledger_whole": "every row of the ledger follows from the one before it",
+        "noise_secure": "all noise came from the operating system",
+        "within_budget": "what was spent is within the budget of the campaign",
+        "choices_guarded": "nothing was chosen after seeing a release, or a filter stood guard",
+        "sampling_counted": "every condition of amplification by sampling holds",
+        "cohorts_as_planned": "no recorded cohort contradicts its plan",
+        "accountants_agree": "independent accountants do not contradict the figure",
+        "all_settled": "no release was left open or lost in a crash",
+    }
+)
+"""Checks of an audit that a passport may say were passed, in words."""
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 NonNegative = Annotated[float, msgspec.Meta(ge=0)]
@@ -44,6 +60,8 @@ class PrivacyPassport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         ledger_length: rows of the ledger.
         noise_source: `secure` is the operating system's generator; `seeded` is for simulations.
         label: `SIMULATION` when the noise is not secure, otherwise free text such as the guarantee in words.
+        audit: names of the checks that the ledger's audit passed, see `CHECKS`; empty in older bundles.
+        plan_hash: digest of the plan, in the ledger, of the run that made the model; empty likewise.
     """
 
     unit: Literal["device"] = "device"
@@ -66,6 +84,8 @@ class PrivacyPassport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     label: str = ""
     observer: Literal["outsider", "knows_cohorts"] = "outsider"
     max_participations: Count | None = None
+    audit: tuple[str, ...] = ()
+    plan_hash: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?$")] = ""
 
     def __post_init__(self) -> None:
         """Refuse a passport whose label promises more than its noise."""

@@ -225,10 +225,7 @@ def verify(signature: bytes, files: Mapping[str, bytes], keys: Sequence[PublicKe
     """
     if threshold < 1:
         raise ValueError(f"threshold must be at least 1, got {threshold}")
-    try:
-        outer = msgspec.json.decode(signature, type=_Sigstore)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise SignatureError(f"{SIGNATURE_NAME} cannot be read: {error}", KEEP) from error
+    outer = _read(signature)
     payload = read_base64(outer.dsse_envelope.payload, SIGNATURE_NAME)
     signers = _signers(outer, signed_message(payload, PAYLOAD_TYPE), keys)
     if len(signers) < threshold:
@@ -239,6 +236,24 @@ def verify(signature: bytes, files: Mapping[str, bytes], keys: Sequence[PublicKe
         raise SignatureError(f"{SIGNATURE_NAME}: signed statement cannot be read: {error}", KEEP) from error
     _compare(statement, files)
     return len(signers)
+
+
+def claimed(signature: bytes) -> tuple[str, int]:
+    """Who a signature file says made its first signature, as a key id, and how many it holds. Nothing is verified.
+
+    Raises:
+        SignatureError: the signature file is malformed.
+    """
+    outer = _read(signature)
+    return outer.verification_material.public_key.hint, len(outer.dsse_envelope.signatures)
+
+
+def _read(signature: bytes) -> _Sigstore:
+    """The parts of a signature file."""
+    try:
+        return msgspec.json.decode(signature, type=_Sigstore)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise SignatureError(f"{SIGNATURE_NAME} cannot be read: {error}", KEEP) from error
 
 
 def _signers(outer: _Sigstore, message: bytes, keys: Sequence[PublicKey]) -> set[str]:

@@ -23,6 +23,7 @@ from sottovoce.privacy.events import Event, NoiseKind, NonPrivate, Pure
 from sottovoce.privacy.filter import fixed_beforehand, spent_epsilon
 from sottovoce.privacy.findings import assumptions, disagreements, fallen_conditions, remarks
 from sottovoce.privacy.ledger import Ledger
+from sottovoce.privacy.reading import Reader
 from sottovoce.privacy.realised import Observed, counted, observe
 from sottovoce.privacy.record import record_claim
 from sottovoce.privacy.spending import (
@@ -125,20 +126,29 @@ def audit(ledger_path: Path | str, pinned: Head | None = None, max_participation
     Raises:
         LedgerError: the file is missing, unreadable or not a ledger at all. A ledger with changed rows is reported.
     """
-    book, findings = Book(), []
     with Ledger.open_unchecked(ledger_path) as ledger:
-        try:
-            ledger.replay(book, pinned)
-            records = ledger.realised(book)
-        except LedgerError as error:
-            findings.append(f"{error.what}: no epsilon can be stated")
-            return _report(book, _Figures(), findings, whole=False)
-        if book.campaign is None:
-            return _report(book, _Figures(outside=0.0, inside=0.0, accountant="PLD"), findings, whole=True)
-        figures = _figures(book, book.campaign.delta, counted(book, records), max_participations)
-        observed = observe(book, records)
-        findings += [alarm for one in observed for alarm in one.alarms]
-        path = curve(ledger.rows(), book.releases, counted(book, records))
+        return audit_open(ledger, pinned, max_participations)
+
+
+def audit_open(ledger: Reader, pinned: Head | None = None, max_participations: int | None = None) -> AuditReport:
+    """The same for a ledger that is open, or for its earlier rows (`Reader.up_to`).
+
+    Raises:
+        LedgerError: see `audit`.
+    """
+    book, findings = Book(), []
+    try:
+        ledger.replay(book, pinned)
+        records = ledger.realised(book)
+    except LedgerError as error:
+        findings.append(f"{error.what}: no epsilon can be stated")
+        return _report(book, _Figures(), findings, whole=False)
+    if book.campaign is None:
+        return _report(book, _Figures(outside=0.0, inside=0.0, accountant="PLD"), findings, whole=True)
+    figures = _figures(book, book.campaign.delta, counted(book, records), max_participations)
+    observed = observe(book, records)
+    findings += [alarm for one in observed for alarm in one.alarms]
+    path = curve(ledger.rows(), book.releases, counted(book, records))
     return _report(book, figures, findings, whole=True, observed=observed, path=path)
 
 

@@ -12,6 +12,7 @@ import msgspec
 from sottovoce.privacy import export
 from sottovoce.privacy.book import Book
 from sottovoce.privacy.chain import Entry, Head, Row, broken
+from sottovoce.privacy.prefix import Prefix
 from sottovoce.privacy.store import Store, open_store
 
 
@@ -105,6 +106,10 @@ class Reader:
             LedgerError: the database is damaged, or a row is not even a row.
         """
         return self._store.rows(after)
+
+    def up_to(self, length: int) -> "Reader":
+        """The same ledger as it stood when it had `length` rows, over the same database: close only this one."""
+        return Reader(Prefix(self._store, length))
 
     def book(self) -> Book:
         """What the ledger says now, including rows that other processes appended since the last look.

@@ -6,7 +6,7 @@ A gate that cannot be judged because nothing was measured fails: silence is not 
 import math
 import tomllib
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -29,6 +29,12 @@ class Gates(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         max_epsilon_known_cohort: epsilon for an observer who knows who took part.
         min_auc: area under the ROC curve on held-out impressions.
         max_calibration_error: expected calibration error on held-out impressions.
+        max_latency_ratio: median time of one candidate's scores on LiteRT over that on ONNX Runtime, where released.
+        max_fairness_gap: largest difference of `fairness_figure` between slices of held-out impressions by
+            `fairness_feature`.
+        max_age_days: days since the ledger committed the weights that ship.
+        fairness_feature: device or context feature of the schema, such as `device_class`; goes with the gap.
+        fairness_figure: `auc`, or `calibration`, the mean prediction minus the observed rate.
     """
 
     max_bundle_bytes: Annotated[int, msgspec.Meta(ge=0)] = 2 * 1024 * 1024
@@ -40,6 +46,20 @@ class Gates(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     max_epsilon_known_cohort: Limit | None = None
     min_auc: Share | None = None
     max_calibration_error: Share | None = None
+    max_latency_ratio: Limit | None = None
+    max_fairness_gap: Share | None = None
+    max_age_days: Limit | None = None
+    fairness_feature: str | None = None
+    fairness_figure: Literal["auc", "calibration"] = "auc"
+
+    def __post_init__(self) -> None:
+        """Refuse a gap of nothing, and a feature that is not judged."""
+        if (self.max_fairness_gap is None) != (self.fairness_feature is None):
+            raise ValueError("max_fairness_gap and fairness_feature go together")
+
+
+LIMITS = tuple(name for name in Gates.__struct_fields__ if name.startswith(("max_", "min_")))
+"""Names of the gates; the other settings say how one is measured."""
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +74,9 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     epsilon_known_cohort: float | None
     auc: float | None = None
     calibration_error: float | None = None
+    latency_ratio: float | None = None
+    fairness_gap: float | None = None
+    age_days: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +130,7 @@ def check(measured: Measured, gates: Gates) -> list[GateResult]:
         gates: their limits; a measurement equal to its limit passes, NaN never does.
     """
     results = []
-    for name in gates.__struct_fields__:
+    for name in LIMITS:
         limit = getattr(gates, name)
         if limit is None:
             continue

@@ -43,6 +43,7 @@ from sottovoce.models.tflite_export import SIZES, to_tflite
 from sottovoce.models.trust import Trust, check_golden
 from sottovoce.privacy.errors import GateError
 from sottovoce.server.gates import GateResult, Gates, Measured, check, refuse_failures
+from sottovoce.server.latency_ratio import latency_ratio
 
 OLDEST_RUNTIMES = Runtimes(litert="1.2.0", onnxruntime="1.15.0")
 """Oldest runtimes that exported files were scored on, to within 1.2e-7 of torch."""
@@ -127,7 +128,7 @@ def release(
         now: time of signing, with time zone.
         expires_days: days until devices stop accepting it, at least 1.
         notice: licence and data attribution, for `LICENSE.txt`.
-        metrics: evaluation figures; `auc` and `calibration_error` are judged when a gate asks for them.
+        metrics: `auc`, `calibration_error`, `fairness_gap` and `age_days` are judged when a gate asks for them.
         gates: limits.
         parent_version: of the model it was trained on from, if any; with `parent`, None or that one's.
         sizes: candidates of the TFLite signatures.
@@ -202,6 +203,9 @@ def release(
             epsilon_known_cohort=passport.epsilon_known_cohort,
             auc=metrics.get("auc"),
             calibration_error=metrics.get("calibration_error"),
+            latency_ratio=None if gates.max_latency_ratio is None else latency_ratio(tflite, onnx, schema),
+            fairness_gap=metrics.get("fairness_gap"),
+            age_days=metrics.get("age_days"),
         ),
         gates,
     )

@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "publish": ("cli_update", "Write a folder that any web server can serve as an update server."),
     "delta": ("cli_update", "Write what turns one bundle into another."),
     "pick": ("cli_ship", "Choose an ad on the device, and say why."),
+    "bundle": ("cli_bundle", "Show what a bundle says of itself, and hold it against the ledger."),
     "audit": ("cli_audit", "Recompute what a run spent, and measure whether it did as it says."),
     "ledger": ("cli_ledger", "Open, show, verify and export privacy ledgers."),
     "data": ("cli_data", "Describe, download and hand out data."),

@@ -16,24 +16,11 @@ from sottovoce.privacy.chain import Head
 from sottovoce.privacy.errors import ConfigError
 from sottovoce.privacy.ledger import Ledger
 from sottovoce.privacy.statement import Statement, statement
-from sottovoce.privacy.store import is_address
 from sottovoce.simulations.cli_experiment import experiment_options, overridden
-from sottovoce.simulations.cli_options import PATH, as_json, print_json
+from sottovoce.simulations.cli_options import PATH, as_json, ledger_place, print_json
 
 SHOWN_HASH = 12
 """Letters of a hash in a table."""
-
-
-def _place(context: click.Context, argument: click.Parameter, value: str) -> Path | str:  # noqa: ARG001 - click's
-    """A ledger's file; or its address on a server, which is no path and must stay as it is."""
-    path = Path(value)
-    if is_address(value) or not path.is_dir():
-        return value if is_address(value) else path
-    if not (path / "experiment.toml").is_file():
-        return path / "ledger.db"
-    from sottovoce.simulations.folder import RunFolder  # loads torch, which only training needs
-
-    return RunFolder(path).ledger
 
 
 @click.group()
@@ -45,7 +32,7 @@ def ledger() -> None:
 
 
 @ledger.command("open")
-@click.argument("place", metavar="LEDGER", callback=_place)
+@click.argument("place", metavar="LEDGER", callback=ledger_place)
 @click.option("--epsilon", type=float, required=True, help="Budget of the campaign; inf for one that is not private.")
 @click.option("--delta", type=float, required=True, help="Chance with which the guarantee may fail.")
 @click.option("--population", type=int, required=True, help="Enrolled devices.")
@@ -76,7 +63,7 @@ def open_ledger(
 
 
 @ledger.command("plan")
-@click.argument("place", metavar="LEDGER", callback=_place)
+@click.argument("place", metavar="LEDGER", callback=ledger_place)
 @click.argument("experiment", required=False, type=PATH)
 @click.option("--runs", type=click.IntRange(1, 1000), default=1, show_default=True, help="Runs of this experiment.")
 @experiment_options
@@ -116,7 +103,7 @@ def plan_runs(
 
 
 @ledger.command()
-@click.argument("place", metavar="LEDGER", callback=_place)
+@click.argument("place", metavar="LEDGER", callback=ledger_place)
 @click.option("--last", type=click.IntRange(min=0), default=10, show_default=True, help="Newest rows to show.")
 @as_json
 def show(place: Path | str, last: int, json_output: bool) -> None:
@@ -142,7 +129,7 @@ def show(place: Path | str, last: int, json_output: bool) -> None:
 
 
 @ledger.command()
-@click.argument("place", metavar="LEDGER", callback=_place)
+@click.argument("place", metavar="LEDGER", callback=ledger_place)
 @click.option("--head", "pinned", metavar="LENGTH:HASH", help="Which the ledger must contain; bundles carry theirs.")
 @as_json
 def verify(place: Path | str, pinned: str | None, json_output: bool) -> None:
@@ -161,7 +148,7 @@ def verify(place: Path | str, pinned: str | None, json_output: bool) -> None:
 
 
 @ledger.command()
-@click.argument("place", metavar="LEDGER", callback=_place)
+@click.argument("place", metavar="LEDGER", callback=ledger_place)
 @click.option("--out", type=PATH, required=True, help="JSON lines that anybody may see and recompute.")
 @click.option("--restricted", type=PATH, help="Cohort sizes and the like, into a file of their own: keep it secret.")
 @as_json

@@ -7,6 +7,8 @@ from typing import Any
 import click
 import msgspec
 
+from sottovoce.privacy.store import is_address
+
 PATH = click.Path(path_type=Path)
 
 
@@ -43,6 +45,24 @@ def module_option(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="FILE.py:FACTORY",
         help="Train a torch.nn.Module of your own: FACTORY(schema) makes it. Runs the code in FILE.py.",
     )(command)
+
+
+def ledger_place(
+    context: click.Context,  # noqa: ARG001 - click's
+    parameter: click.Parameter,  # noqa: ARG001 - click's
+    value: str | None,
+) -> Path | str | None:
+    """A ledger's file; or its address on a server, which is no path and must stay as it is."""
+    if value is None:
+        return None
+    path = Path(value)
+    if is_address(value) or not path.is_dir():
+        return value if is_address(value) else path
+    if not (path / "experiment.toml").is_file():
+        return path / "ledger.db"
+    from sottovoce.simulations.folder import RunFolder  # loads torch, which only training needs
+
+    return RunFolder(path).ledger
 
 
 def print_json(value: Any) -> None:

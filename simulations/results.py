@@ -28,13 +28,14 @@ from sottovoce.simulations.dataset import Dataset
 from sottovoce.simulations.experiment import Experiment
 from sottovoce.simulations.factorization import fit
 from sottovoce.simulations.folder import RunFolder
+from sottovoce.simulations.issuing import passport
 from sottovoce.simulations.latency import SIZES, measure
 from sottovoce.simulations.loading import load
 from sottovoce.simulations.metrics import Metrics, calibration_curve, evaluate
 from sottovoce.simulations.planning import entropy_of, plan_of, record_plan
 from sottovoce.simulations.run import Trained, model_of, trained
 from sottovoce.simulations.runtimes import callers
-from sottovoce.simulations.shipping import passport, require_committed, ship
+from sottovoce.simulations.shipping import asked_figures, require_committed, ship
 from sottovoce.simulations.tuning_folder import assumptions
 
 
@@ -229,7 +230,7 @@ def release_run(
     proof = passport(found, plan, assumptions(folder))
     releasable(proof)
     model = trained(experiment, dataset, folder)
-    require_committed(folder.ledger, model)
+    committed = require_committed(folder.ledger, model)
     if model.rounds != results.rounds:
         raise CheckpointError(
             f"{run}: the newest readable checkpoint is of round {model.rounds}, round {results.rounds} was evaluated",
@@ -242,7 +243,7 @@ def release_run(
         proof,
         [key],
         gates,
-        {"auc": results.metrics.auc, "calibration_error": results.metrics.calibration_error},
+        asked_figures(results.metrics, gates, experiment, dataset, model, committed, now),
         model_id=model_id or dataset.name,
         version=version,
         expires_days=expires_days,

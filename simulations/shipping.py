@@ -1,30 +1,30 @@
-"""From a finished run to a release: passport from its ledger, model from its checkpoint, requests to compare on.
+"""From a finished run to a release: model from its checkpoint, requests to compare on.
 
 What ships is tied to what was paid for: the checkpoint's digest must stand in the ledger as a committed release.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from sottovoce.client.scoring import requests
+from sottovoce.client.scoring import requests, score
 from sottovoce.models.bundle import Bundle
-from sottovoce.models.passport import SIMULATION, PrivacyPassport
+from sottovoce.models.passport import PrivacyPassport
 from sottovoce.models.request import Request, random_requests
 from sottovoce.models.signing import PrivateKey
-from sottovoce.privacy.audit import AuditReport
 from sottovoce.privacy.chain import Committed
 from sottovoce.privacy.errors import GateError
 from sottovoce.privacy.ledger import Ledger
-from sottovoce.privacy.plan import MechanismPlan
 from sottovoce.server.gates import Gates
 from sottovoce.server.release import Release, release
 from sottovoce.simulations.dataset import Dataset
 from sottovoce.simulations.experiment import Experiment
+from sottovoce.simulations.metrics import Metrics
 from sottovoce.simulations.run import Trained
+from sottovoce.simulations.slices import gap, slice_of
 
 REAL = 1_000
 """Requests of held-out devices that the scorers are compared on."""
@@ -36,58 +36,66 @@ CANDIDATES = 64
 """Most candidates of a real request."""
 
 
-def passport(audit: AuditReport, plan: MechanismPlan, assumes: Sequence[str] = ()) -> PrivacyPassport:
-    """What the ledger proves, in the form that travels with the model.
-
-    Args:
-        audit: of the run's ledger.
-        plan: of the run whose model travels.
-        assumes: what else the claims rest on, in words.
-
-    Raises:
-        GateError: the ledger does not hold, so that nothing can be said.
-    """
-    if not audit.ledger_ok or audit.delta is None or audit.population is None:
-        raise GateError("the run's ledger does not hold", "look at `sottovoce audit`; such a run cannot be released")
-    # A run that was never charged by itself is the best of a selection, which was charged as a whole.
-    own = plan.digest() in {spend.plan_hash for spend in audit.releases}
-    selections = "; ".join(spend.mechanism for spend in audit.releases if spend.purpose == "tuning")
-    return PrivacyPassport(
-        sampling=plan.sampling if plan.cohorts == "secret" else f"{plan.sampling}, not counted: cohorts are visible",
-        sampling_rate=plan.sampling_rate,
-        population=audit.population,
-        mechanism=plan.noise if own else f"{plan.noise}, {selections}",
-        noise_multiplier=plan.noise_multiplier,
-        clip_norm=plan.clip_norm,
-        rounds=audit.rounds if own else plan.rounds,
-        releases=audit.purposes,
-        accountant=audit.accountant,
-        observer=audit.observer,
-        max_participations=plan.max_participations,
-        epsilon=audit.epsilon,
-        epsilon_known_cohort=audit.epsilon_known_cohort,
-        delta=audit.delta,
-        ledger_head=audit.head.hash,
-        ledger_length=audit.head.length,
-        noise_source=audit.noise,
-        label="; ".join((*audit.claims, *assumes)) if audit.guarantee else SIMULATION,
-    )
-
-
-def require_committed(ledger_at: Path | str, model: Trained) -> None:
-    """Let weights pass whose checkpoint the ledger knows as released.
+def require_committed(ledger_at: Path | str, model: Trained) -> str:
+    """Let weights pass whose checkpoint the ledger knows as released; when it was, as the newest such row says.
 
     Raises:
         GateError: these weights are not what was paid for.
         LedgerError: the ledger does not hold.
     """
     with Ledger.open(ledger_at, readonly=True) as ledger:
-        known = {entry.artifact_sha256 for entry in ledger.entries() if isinstance(entry, Committed)}
+        known = {entry.artifact_sha256: entry.time for entry in ledger.entries() if isinstance(entry, Committed)}
     if model.sha256 not in known:
         raise GateError(
             f"the checkpoint of round {model.rounds} is not a release the ledger knows",
             "resume the run so that it finishes its round, or restore the checkpoint",
         )
+    return known[model.sha256]
+
+
+def asked_figures(
+    judged: Metrics,
+    gates: Gates,
+    experiment: Experiment,
+    dataset: Dataset,
+    model: Trained,
+    committed: str,
+    now: datetime,
+) -> dict[str, float]:
+    """What the gates ask for and only a run can tell, by name; what cannot be measured is left out, and so fails.
+
+    Args:
+        judged: the model on held-out impressions.
+        gates: what is asked for.
+        experiment: of the run.
+        dataset: of the run.
+        model: that ships.
+        committed: when the ledger says that it was released, ISO 8601; data sets carry no times of their own.
+        now: time of signing.
+
+    Raises:
+        ConfigError: the gap is asked for by a feature that the model does not have.
+    """
+    found = {"auc": judged.auc, "calibration_error": judged.calibration_error}
+    if gates.fairness_feature is not None:
+        valid = dataset.valid
+        slices = slice_of(valid, dataset.schema, gates.fairness_feature)
+        chances = score(model.parameters, dataset.schema, experiment.model, dataset.train, valid)[:, 0]
+        apart = gap(chances, valid.labels[:, 0], slices, gates.fairness_figure)
+        if apart is not None:
+            found["fairness_gap"] = apart
+    if (age := age_days(committed, now)) is not None:
+        found["age_days"] = age
+    return found
+
+
+def age_days(committed: str, now: datetime) -> float | None:
+    """Days from a time in a ledger to `now`; None for no time, one without a zone, or one that is still to come."""
+    try:
+        age = now - datetime.fromisoformat(committed)
+    except (ValueError, TypeError):
+        return None
+    return age.total_seconds() / 86_400 if age.total_seconds() >= 0 else None
 
 
 def comparison_requests(dataset: Dataset) -> list[Request]:

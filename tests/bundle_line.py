@@ -13,6 +13,7 @@ from sottovoce.models.golden import draw_golden, write_golden
 from sottovoce.models.manifest import File, Manifest, Port, Runtimes
 from sottovoce.models.passport import PrivacyPassport
 from sottovoce.models.request import OUTPUT
+from sottovoce.models.rollout import Rollout
 from sottovoce.models.schema import Feature, FeatureSchema
 from sottovoce.models.signing import generate_key, sign
 from sottovoce.models.trust import Trust
@@ -118,6 +119,8 @@ def version(number, *, created=NOW, size=4000, key=KEY, model_id="line", onnx=No
         heads=SCHEMA.heads,
         files={name: File(sha256=hashlib.sha256(data).hexdigest(), length=len(data)) for name, data in files.items()},
         quantization="int8",
+        key_threshold=1,
+        rollout=Rollout(percent=100.0, salt=model_id),
         inputs=(Port(name="ad", shape=(-1, 1), dtype="int32"),),
         outputs=(Port(name="scores", shape=(-1, 1), dtype="float32"),),
     )

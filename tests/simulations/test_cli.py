@@ -504,6 +504,104 @@ def test_resuming_a_released_run_keeps_the_release_in_its_report(call, released,
     assert "Nothing was exported" not in (path / "report.html").read_text()
 
 
+@pytest.fixture
+def quick_release(released, monkeypatch):
+    """Figures to start from; exports and the cross-check are those of the same run, and fewer requests are compared."""
+    from sottovoce.models.bundle import unpack
+    from sottovoce.privacy import audit as audit_module
+    from sottovoce.server import release as release_module
+    from sottovoce.simulations import shipping, slices
+
+    exported = unpack((released / "bundle.svb").read_bytes())
+    monkeypatch.setattr(release_module, "to_onnx", lambda *_: exported["model.onnx"])
+    monkeypatch.setattr(release_module, "to_tflite", lambda *_: exported["model.tflite"])
+    for module, name, value in (
+        (shipping, "REAL", 10),
+        (shipping, "DRAWN", 10),
+        (slices, "SLICE_ROWS", 10),
+        (slices, "SLICE_CLASS", 1),
+    ):
+        monkeypatch.setattr(module, name, value)
+    results = json.loads((released / "results.json").read_bytes())
+    monkeypatch.setattr(audit_module, "cross_check", lambda *_: results["audit"]["cross_check"])
+    return {
+        "version": results["release"]["version"],
+        "bundle_bytes": results["release"]["bundle_bytes"],
+        "epsilon": results["audit"]["epsilon"],
+        "epsilon_known_cohort": results["audit"]["epsilon_known_cohort"],
+        "auc": results["metrics"]["auc"],
+        "calibration_error": results["metrics"]["calibration_error"],
+    }
+
+
+PARITY = ("runtime_difference", "runtime_decision_change", "quantization_error", "decision_change")
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        *(f"max_{figure}" for figure in PARITY),
+        *("max_bundle_bytes", "max_epsilon", "max_epsilon_known_cohort", "min_auc", "max_calibration_error"),
+        *("max_latency_ratio", "max_fairness_gap", "max_age_days"),
+    ],
+)
+def test_a_gate_that_is_just_missed_is_named_and_nothing_is_written(call, copied, quick_release, monkeypatch, gate):
+    import msgspec
+
+    from sottovoce.server import release as release_module
+
+    figure, more = gate.partition("_")[2], ""
+    if figure in PARITY:
+        limit, compare = 0.01, release_module.parity
+        monkeypatch.setattr(
+            release_module, "parity", lambda *given: msgspec.structs.replace(compare(*given), **{figure: limit * 1.001})
+        )
+    elif gate == "max_latency_ratio":
+        limit = 3.0
+        monkeypatch.setattr(release_module, "latency_ratio", lambda *_: limit * 1.001)
+    elif gate == "max_bundle_bytes":
+        limit = quick_release[figure] - 20  # the signature is a few bytes shorter or longer each time
+    elif figure in quick_release:
+        limit = quick_release[figure] * (1.001 if gate.startswith("min") else 0.999)
+    else:
+        limit, more = 0.0, 'fairness_feature = "device_class"\n' if gate == "max_fairness_gap" else ""
+    gates = copied.parent / "release.toml"
+    gates.write_text(f"{gate} = {limit}\n{more}")
+    before = files(copied)
+    again = ("--version", quick_release["version"])  # the golden requests, and so their size, depend on it
+    told = refused(call("release", copied, "--gates", gates, *again), f"error: {gate}: ", " misses ", " by ")
+    assert ";" not in told[-2]
+    assert files(copied) == before
+
+
+@pytest.mark.usefixtures("quick_release")
+def test_every_gate_asked_for_is_judged_on_a_figure_of_its_own(call, copied):
+    from sottovoce.server.gates import LIMITS
+
+    gates = copied.parent / "release.toml"
+    gates.write_text(
+        "max_latency_ratio = 1e6\nmax_fairness_gap = 1.0\nfairness_feature = 'connection'\nmax_age_days = 1\n"
+        "min_auc = 0\nmax_calibration_error = 1\nmax_epsilon_known_cohort = 1e6\n"
+    )
+    code, out, err = call("release", copied, "--gates", gates, "--json")
+    assert (code, err) == (0, "")
+    judged = {gate["name"]: gate["measured"] for gate in json.loads(out)["gates"]}
+    assert list(judged) == list(LIMITS)
+    assert None not in judged.values()
+    assert judged["max_latency_ratio"] > 0
+    gates.write_text("max_fairness_gap = 1.0\nfairness_feature = 'colour'\n")
+    refused(call("release", copied, "--gates", gates), "colour", "device_class")
+
+
+def test_a_gap_between_slices_too_small_to_tell_is_not_measured_and_fails(call, copied, quick_release, monkeypatch):
+    from sottovoce.simulations import slices
+
+    monkeypatch.setattr(slices, "SLICE_ROWS", 10**6)
+    gates = copied.parent / "release.toml"
+    gates.write_text("max_fairness_gap = 1.0\nfairness_feature = 'connection'\n")
+    refused(call("release", copied, "--gates", gates), "max_fairness_gap: nothing measured, limit 1")
+
+
 # pick
 
 

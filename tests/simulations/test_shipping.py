@@ -1,6 +1,7 @@
 """What ships is what the ledger paid for, and the passport says what the ledger proves."""
 
 import dataclasses
+from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from sottovoce.privacy.errors import GateError, LedgerError
 from sottovoce.privacy.ledger import Ledger
 from sottovoce.privacy.plan import MechanismPlan
 from sottovoce.simulations import market
+from sottovoce.simulations.issuing import passport
 from sottovoce.simulations.run import Trained
-from sottovoce.simulations.shipping import CANDIDATES, DRAWN, comparison_requests, passport, require_committed
+from sottovoce.simulations.shipping import CANDIDATES, DRAWN, age_days, comparison_requests, require_committed
 
 PLAN = MechanismPlan(100, 0.2, 0.5, 2.0, 3, 1e-3)
 DIGEST = "ab" * 32
@@ -102,6 +104,19 @@ def test_only_weights_whose_digest_is_committed_pass(tmp_path):
     require_committed(path, model(f"{1:064x}"))  # an earlier round was released too
     with pytest.raises(GateError, match="round 3 is not a release"):
         require_committed(path, model("cd" * 32))
+
+
+def test_the_age_of_weights_counts_from_their_commit(tmp_path):
+    path = spend(tmp_path / "ledger.db")
+    committed = require_committed(path, model())
+    then = datetime.fromisoformat(committed)
+    assert age_days(committed, then + timedelta(days=3, hours=12)) == 3.5
+    assert age_days(committed, then) == 0.0
+
+
+@pytest.mark.parametrize("time", ["", "yesterday", "2026-11-25T07:00:00", "2999-01-01T00:00:00+00:00"])
+def test_a_time_that_cannot_be_or_is_still_to_come_gives_no_age(time):
+    assert age_days(time, datetime.fromisoformat("2026-11-25T08:00:00+00:00")) is None
 
 
 def test_a_reserved_round_that_was_never_committed_does_not_pass(tmp_path):

@@ -21,12 +21,13 @@ from sottovoce.simulations import run, tuning
 from sottovoce.simulations.cli import run as command
 from sottovoce.simulations.folder import RunFolder
 from sottovoce.simulations.grid import InProcessGrid
+from sottovoce.simulations.issuing import passport
 from sottovoce.simulations.loading import load
 from sottovoce.simulations.queries import measurement_plans
 from sottovoce.simulations.results import finish, read_results
 from sottovoce.simulations.run import go_on, nodes, train, trained
 from sottovoce.simulations.search import Search, read_search
-from sottovoce.simulations.shipping import passport, require_committed
+from sottovoce.simulations.shipping import require_committed
 from sottovoce.simulations.tuning import judged_by, selection_plan, tune
 from sottovoce.simulations.tuning_folder import HELD_OUT, assumptions, backdate, require_untouched
 

@@ -1,0 +1,174 @@
+"""A passport held against the ledger it names: everything it says is recomputed from the rows that stood then.
+
+Rows that were appended later change nothing in what was true at the release; they are counted and said. A ledger that
+is shorter, or whose row at that place is another one, is not the ledger of the passport, and nothing is compared.
+"""
+
+import math
+from collections.abc import Mapping
+
+import msgspec
+
+from sottovoce.models.passport import SIMULATION, PrivacyPassport
+from sottovoce.privacy.audit import audit_open
+from sottovoce.privacy.book import Book
+from sottovoce.privacy.chain import Head
+from sottovoce.privacy.errors import ConfigError, LedgerError
+from sottovoce.privacy.plan import MechanismPlan
+from sottovoce.privacy.reading import Reader
+from sottovoce.simulations.issuing import passport
+
+CLOSE = 1e-6
+"""Relative difference up to which two epsilons are the same: other builds of numerical libraries round otherwise."""
+
+SINCE = ("audit", "plan_hash")
+"""Fields that older passports lack."""
+
+
+class Mismatch(msgspec.Struct, frozen=True, kw_only=True):
+    """A field on which passport and ledger do not agree; both values as JSON."""
+
+    field: str
+    passport: str
+    ledger: str
+
+    def __str__(self) -> str:
+        """One line."""
+        return f"{self.field}: the passport says {self.passport}, the ledger {self.ledger}"
+
+
+class LedgerCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """A passport and its ledger, compared.
+
+    Attributes:
+        ledger: where it is.
+        rows: that the passport rests on.
+        later_rows: appended since.
+        agreed: fields that are what the ledger comes to.
+        mismatches: fields that are not.
+        not_checked: what no ledger can show, in words.
+    """
+
+    ledger: str
+    rows: int
+    later_rows: int
+    agreed: tuple[str, ...]
+    mismatches: tuple[Mismatch, ...]
+    not_checked: tuple[str, ...]
+
+
+def check_ledger(stated: PrivacyPassport, ledger: Reader) -> LedgerCheck:
+    """Every field of a passport, held against the ledger as it stood at the release.
+
+    Where a passport names no plan, the plan of the ledger that agrees with it best is taken.
+
+    Args:
+        stated: the passport.
+        ledger: open; all of it is checked, later rows too.
+
+    Raises:
+        LedgerError: the ledger does not hold, is shorter than the passport says, is another one, or plans no training.
+        GateError: the ledger is a device's own.
+    """
+    head = ledger.verify()
+    _require_row(stated, ledger, head)
+    then = ledger.up_to(stated.ledger_length)
+    book = then.book()
+    report = audit_open(then)
+    proofs = [passport(report, plan) for plan in _plans(book, stated.plan_hash)]
+    if not proofs:
+        raise LedgerError(f"{ledger.name}: holds no plan of a training run", "name the ledger of the run")
+    mismatches = min((_compare(stated, proof) for proof in proofs), key=len)
+    wrong = {one.field for one in mismatches}
+    absent = {name for name in SINCE if not getattr(stated, name)}
+    return LedgerCheck(
+        ledger=ledger.name,
+        rows=stated.ledger_length,
+        later_rows=head.length - stated.ledger_length,
+        agreed=tuple(name for name in stated.__struct_fields__ if name not in wrong | absent),
+        mismatches=mismatches,
+        not_checked=_unchecked(stated, proofs[0], then, book, absent),
+    )
+
+
+def _require_row(stated: PrivacyPassport, ledger: Reader, head: Head) -> None:
+    """Refuse a ledger that does not contain the passport's head where it says."""
+    restore = "name the ledger of this release, or restore it from a copy and tell the auditor"
+    if head.length < stated.ledger_length:
+        raise LedgerError(
+            f"ledger_length: the passport says {stated.ledger_length}, the ledger has {head.length} rows: rolled back",
+            restore,
+        )
+    found = {row.seq: row.hash for row in ledger.rows()}
+    here = found.get(stated.ledger_length, "")
+    if here == stated.ledger_head:
+        return
+    elsewhere = [seq for seq, sha256 in found.items() if sha256 == stated.ledger_head]
+    if elsewhere:
+        raise LedgerError(
+            f"ledger_length: the passport says {stated.ledger_length}, its ledger_head is row {elsewhere[0]}", restore
+        )
+    raise LedgerError(
+        f"ledger_head: the passport says {stated.ledger_head or 'none'}, row {stated.ledger_length} of the ledger is "
+        f"{here or 'none'}: another ledger, or rewritten",
+        restore,
+    )
+
+
+def _plans(book: Book, wanted: str) -> list[MechanismPlan]:
+    """The plan that is wanted, if it is one of the ledger's sums over devices; else all of these."""
+    found: dict[str, MechanismPlan] = {}
+    for name, planned in book.plans.items():
+        try:
+            plan = MechanismPlan.read(planned.plan)
+        except ConfigError:
+            continue  # a plan of measurements or of a selection
+        if plan.digest() == name:
+            found[name] = plan
+    return [found[wanted]] if wanted in found else list(found.values())
+
+
+def _compare(stated: PrivacyPassport, proof: PrivacyPassport) -> tuple[Mismatch, ...]:
+    return tuple(
+        Mismatch(field=name, passport=_text(getattr(stated, name)), ledger=_text(getattr(proof, name)))
+        for name in stated.__struct_fields__
+        if not _agree(name, getattr(stated, name), getattr(proof, name))
+    )
+
+
+def _agree(name: str, stated: object, proven: object) -> bool:
+    """Whether a field is what the ledger comes to, or is not stated where older passports have none."""
+    if name in SINCE and not stated:
+        return True
+    if name == "label" and isinstance(stated, str) and isinstance(proven, str):
+        return stated == proven or bool(_added(stated, proven))
+    if name.startswith("epsilon") and isinstance(stated, float) and isinstance(proven, float):
+        return math.isclose(stated, proven, rel_tol=CLOSE)
+    return stated == proven
+
+
+def _added(stated: str, proven: str) -> str:
+    """What a label says after the ledger's claims."""
+    if proven in ("", SIMULATION) or not stated.startswith(proven + "; "):
+        return ""
+    return stated[len(proven) + 2 :]
+
+
+def _unchecked(
+    stated: PrivacyPassport, proof: PrivacyPassport, then: Reader, book: Book, absent: set[str]
+) -> tuple[str, ...]:
+    """What this comparison cannot show."""
+    found = ["the model: a bundle does not carry the digest of its checkpoint, so the ledger cannot be asked for it"]
+    if added := _added(stated.label, proof.label):
+        found.append(f"label: what the signer adds in words of their own: {added}")
+    found += [f"{name}: not stated, the bundle is of an older version" for name in sorted(absent)]
+    if len(then.realised(book)) < len(book.realised):
+        found.append(
+            "participation: restricted records cannot be seen here, so epsilon_known_cohort may come out higher"
+        )
+    return tuple(found)
+
+
+def _text(value: object) -> str:
+    """A value as JSON."""
+    return msgspec.json.encode(dict(sorted(value.items())) if isinstance(value, Mapping) else value).decode()

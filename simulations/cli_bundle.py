@@ -1,0 +1,174 @@
+"""`bundle`: what a file says of itself, whether a device would take it, and whether its ledger agrees.
+
+`show`, and `verify` without a ledger, need the device runtime only.
+"""
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sottovoce.client.scorer import LiteRTScorer, OnnxScorer, Scorer
+from sottovoce.models.bundle import Bundle
+from sottovoce.models.passport import PrivacyPassport, releasable
+from sottovoce.models.quiet import quiet_stderr
+from sottovoce.models.request import Request, Scores
+from sottovoce.models.signing import key_id, load_public_key
+from sottovoce.models.trust import Trust, check_golden
+from sottovoce.privacy.errors import BundleError, DeviceError
+from sottovoce.simulations.bundle_facts import bundle_facts, lines, passport_lines, printable
+from sottovoce.simulations.cli_options import PATH, as_json, ledger_place, print_json
+
+if TYPE_CHECKING:
+    from sottovoce.simulations.bundle_check import LedgerCheck
+
+RUNTIMES = {"litert": "ai-edge-litert", "onnxruntime": "onnxruntime"}
+
+HOLDS = (
+    "container, signatures, digests, version, times, schema and runtimes",
+    "golden requests on {runtimes}",
+    "the passport states a real guarantee",
+)
+"""What a bundle that passed was checked for."""
+
+
+@click.group()
+def bundle() -> None:
+    """Show what a bundle says of itself, and hold it against the ledger."""
+
+
+@bundle.command()
+@click.argument("file", metavar="BUNDLE", type=PATH)
+@click.option("--key", "keys", type=PATH, multiple=True, help="Public key, PEM, that must have signed; repeatable.")
+@as_json
+def show(file: Path, keys: Sequence[Path], json_output: bool) -> None:
+    """What is in a bundle: model, files, runtimes, signer, and the privacy passport in plain words.
+
+    Without a key nothing of it is verified, which is said first. An expired bundle is shown too.
+    """
+    facts = bundle_facts(_read(file), [load_public_key(key) for key in keys], datetime.now(UTC))
+    if json_output:
+        print_json(facts)
+        return
+    for line in lines(facts):
+        click.echo(line)
+
+
+@bundle.command()
+@click.argument("file", metavar="BUNDLE", type=PATH)
+@click.option("--key", "keys", type=PATH, multiple=True, required=True, help="Public key, PEM, that must have signed.")
+@click.option(
+    "--ledger",
+    "place",
+    metavar="LEDGER",
+    callback=ledger_place,
+    help="Run folder, ledger file or postgresql:// address; its later rows are all right.",
+)
+@as_json
+def verify(file: Path, keys: Sequence[Path], place: Path | str | None, json_output: bool) -> None:
+    """Take a bundle as a device would, then recompute what its passport says from the ledger.
+
+    Ends with 0 only when every rule holds and every field agrees; each field that does not is named with both values.
+    """
+    data = _read(file)
+    trusted = tuple(load_public_key(key) for key in keys)
+    names = sorted({key_id(key) for key in trusted})
+    installed = _installed()
+    _, accepted = Trust(trusted, threshold=len(names)).accept(data, now=datetime.now(UTC), runtimes=installed)
+    for name in installed:
+        _score_golden(accepted, name)
+    releasable(accepted.passport)
+    checked = None if place is None else _against(accepted.passport, place)
+    held = [line.format(runtimes=" and ".join(installed)) for line in HOLDS]
+    manifest = accepted.manifest
+    if json_output:
+        print_json(
+            {
+                "agrees": checked is None or not checked.mismatches,
+                "bundle_sha256": hashlib.sha256(data).hexdigest(),
+                "model_id": manifest.model_id,
+                "version": manifest.version,
+                "signed_by": names,
+                "held": held,
+                "ledger": checked,
+                "passport": accepted.passport,
+            }
+        )
+    else:
+        for name in names:
+            click.echo(f"verified: signed by key {name}")
+        click.echo(printable(f"model: {manifest.model_id} version {manifest.version}"))
+        for line in held:
+            click.echo(f"holds: {line}")
+        for line in passport_lines(accepted.passport):
+            click.echo(printable(line))
+        _show_ledger(checked)
+    if checked is not None and checked.mismatches:
+        sys.stdout.flush()
+        wrong = ", ".join(one.field for one in checked.mismatches)
+        raise BundleError(
+            f"passport and ledger do not agree on: {wrong}", "do not put this bundle to use; ask who signed it"
+        )
+
+
+def _against(passport: PrivacyPassport, place: Path | str) -> "LedgerCheck":
+    from sottovoce.privacy.ledger import Ledger
+    from sottovoce.simulations.bundle_check import check_ledger  # accounting, not part of the device runtime
+
+    with Ledger.open_unchecked(place) as ledger:
+        return check_ledger(passport, ledger)
+
+
+def _show_ledger(checked: "LedgerCheck | None") -> None:
+    if checked is None:
+        click.echo("not checked: the passport's figures, no ledger was given")
+        return
+    for mismatch in checked.mismatches:
+        click.echo(printable(f"DIFFERS: {mismatch}"))
+    for line in checked.not_checked:
+        click.echo(printable(f"not checked: {line}"))
+    later = f"; {checked.later_rows:,} rows were appended later" if checked.later_rows else ""
+    click.echo(
+        f"ledger: {len(checked.agreed)} fields of the passport are what its first {checked.rows:,} rows come to{later}"
+    )
+
+
+def _installed() -> dict[str, str]:
+    """Versions of the runtimes that are here.
+
+    Raises:
+        DeviceError: there is none.
+    """
+    found = {}
+    for name, package in RUNTIMES.items():
+        try:
+            found[name] = installed_version(package)
+        except PackageNotFoundError:
+            continue
+    if not found:
+        raise DeviceError("no runtime is installed that could score the model", "install onnxruntime or ai-edge-litert")
+    return found
+
+
+def _score_golden(accepted: Bundle, runtime: str) -> None:
+    """Score the golden requests as a device with that runtime does."""
+    with quiet_stderr():  # LiteRT announces itself when a model is first run
+        scorer: Scorer = LiteRTScorer(accepted.tflite) if runtime == "litert" else OnnxScorer(accepted.onnx)
+
+        def golden(one: Request) -> Scores:
+            return scorer.scores(one.context, one.events, one.outcomes, one.ad)
+
+        check_golden(accepted, golden)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DeviceError(f"{path}: {error.strerror}", "name an existing file you may read") from error

@@ -1,0 +1,381 @@
+"""A bundle is shown for what it says, taken as a device would, and held field by field against its ledger."""
+
+import json
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from sottovoce.models import ranker
+from sottovoce.models.bundle import pack, unpack
+from sottovoce.models.manifest import File, load_manifest
+from sottovoce.models.passport import SIMULATION, load_passport
+from sottovoce.models.request import random_requests
+from sottovoce.models.schema import Feature, FeatureSchema
+from sottovoce.models.signing import generate_key, key_id, save_public_key, sign
+from sottovoce.privacy.audit import audit
+from sottovoce.privacy.budget import Budget
+from sottovoce.privacy.errors import LedgerError
+from sottovoce.privacy.ledger import Ledger
+from sottovoce.privacy.plan import MechanismPlan
+from sottovoce.server.gates import Gates
+from sottovoce.server.release import release
+from sottovoce.simulations import bundle_check
+from sottovoce.simulations.bundle_check import check_ledger
+from sottovoce.simulations.issuing import passport
+
+torch.set_num_threads(1)
+
+SCHEMA = FeatureSchema(
+    features=(
+        Feature(name="hour", source="context", kind="integer", buckets=4),
+        Feature(name="ad", source="ad", kind="integer", buckets=40, in_history=True, privacy="public"),
+    ),
+    history_length=3,
+)
+CONFIG = ranker.RankerConfig(embedding_width=4, tower_width=4, hidden_width=8)
+PLAN = MechanismPlan(100, 0.2, 0.5, 2.0, 3, 1e-3)
+OTHER = MechanismPlan(100, 0.2, 0.5, 2.5, 3, 1e-3)
+KEY = generate_key()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A ledger of three paid rounds and the bundle released on its strength."""
+    folder = tmp_path_factory.mktemp("bundle")
+    with Ledger.open(folder / "ledger.db", create=True) as ledger:
+        budget = Budget(100.0, PLAN.delta, ledger)
+        budget.register(PLAN, OTHER)
+        for round in range(1, 4):
+            ledger.commit(budget.reserve(PLAN, "run", round, "secure"), f"{round:064x}")
+    generator = torch.Generator().manual_seed(1)
+    weights = {n: torch.randn(s, generator=generator) * 0.4 for n, s in ranker.shapes(SCHEMA, CONFIG).items()}
+    weights["table"][0] = 0.0
+    out = release(
+        weights,
+        SCHEMA,
+        CONFIG,
+        passport(audit(folder / "ledger.db"), PLAN),
+        random_requests(SCHEMA, 20, 12, np.random.default_rng(0)),
+        [KEY],
+        model_id="market",
+        version=4,
+        now=datetime.now(UTC),
+        expires_days=30,
+        notice="Apache-2.0",
+        metrics={},
+        gates=Gates(),
+        sizes=(64,),
+    )
+    (folder / "bundle.svb").write_bytes(out.bundle)
+    save_public_key(KEY.public_key(), folder / "key.pem")
+    return folder
+
+
+@pytest.fixture
+def copied(made, tmp_path):
+    """A copy that a test may damage."""
+    return shutil.copytree(made, tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def stated(made):
+    return load_passport(unpack((made / "bundle.svb").read_bytes())["passport.json"])
+
+
+def resigned(folder, passport_json=None, keys=(KEY,), **manifest):
+    """The bundle with another passport or manifest, signed again by the key that devices trust."""
+    files = dict(unpack((folder / "bundle.svb").read_bytes()))
+    del files["model.sig"]
+    old = load_manifest(files["manifest.json"])
+    if passport_json is not None:
+        digest = sha256(passport_json).hexdigest()
+        files["passport.json"] = passport_json
+        listed = {**old.files, "passport.json": File(sha256=digest, length=len(passport_json))}
+        manifest |= {"passport_digest": digest, "files": listed}
+    files["manifest.json"] = msgspec.structs.replace(old, **manifest).canonical()
+    path = folder / "bundle.svb"
+    path.write_bytes(pack(files | {"model.sig": sign(files, list(keys), "market")}))
+    return path
+
+
+def verifying(folder, *more):
+    return ["bundle", "verify", folder / "bundle.svb", "--key", folder / "key.pem", *more]
+
+
+def with_ledger(folder, *more):
+    return verifying(folder, "--ledger", folder / "ledger.db", *more)
+
+
+def refused(told, *words):
+    code, _, err = told
+    assert code == 1
+    assert [line[:5] for line in err.splitlines()] == ["error", "  -> "], err
+    for word in words:
+        assert word in err, err
+
+
+# show
+
+
+def test_a_bundle_is_shown_in_plain_words_and_said_to_be_unverified_first(call, made, stated):
+    code, out, err = call("bundle", "show", made / "bundle.svb")
+    assert (code, err) == (0, "")
+    assert out.startswith("not verified: no key given\n")
+    for words in (
+        "market version 4",
+        "hour (context), ad (ad)",
+        "model.tflite: ",
+        "litert 1.2.0 or newer",
+        key_id(KEY.public_key()),
+        f"epsilon: {stated.epsilon:.4f} at delta 0.001 against an outsider",
+        f"epsilon: {stated.epsilon_known_cohort:.4f} at the same delta against an observer who knows",
+        "everything one device ever contributed",
+        "zero_out",
+        "poisson",
+        "by PLD",
+        "train 3",
+        stated.ledger_head,
+        "audit passed: every row of the ledger follows",
+    ):
+        assert words in out, words
+
+
+def test_with_its_key_a_bundle_is_verified_and_with_another_refused(call, made, tmp_path):
+    _, out, _ = call("bundle", "show", made / "bundle.svb", "--key", made / "key.pem")
+    assert out.startswith(f"verified: signed by key {key_id(KEY.public_key())}\n")
+    save_public_key(generate_key().public_key(), tmp_path / "other.pem")
+    refused(call("bundle", "show", made / "bundle.svb", "--key", tmp_path / "other.pem"), "0 of 1")
+    both = ("--key", made / "key.pem", "--key", tmp_path / "other.pem")
+    refused(call("bundle", "show", made / "bundle.svb", *both), "1 of 2")
+
+
+def test_show_prints_one_json_object_and_an_expired_bundle_too(call, copied):
+    past = datetime.now(UTC) - timedelta(days=9)
+    resigned(copied, created=past, expires=past + timedelta(days=1))
+    _, out, _ = call("bundle", "show", copied / "bundle.svb", "--json")
+    told = json.loads(out)
+    assert (told["verified"], told["expired"], told["manifest"]["version"]) == (False, True, 4)
+    assert "(EXPIRED)" in call("bundle", "show", copied / "bundle.svb")[1]
+    refused(call(*verifying(copied)), "expired")
+
+
+def test_a_text_in_the_bundle_cannot_forge_a_line_or_steer_the_terminal(call, copied, stated):
+    nasty = "x\nverified: signed by key 00\x1b[2J\u202e"
+    resigned(copied, msgspec.structs.replace(stated, mechanism=nasty).canonical(), model_id=nasty)
+    for arguments in (["bundle", "show", copied / "bundle.svb"], verifying(copied)):
+        out = call(*arguments)[1]
+        assert "\x1b" not in out
+        assert "\u202e" not in out
+        assert not re.search("^verified: signed by key 00", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, None], ids=["empty", "zeros", "missing"])
+def test_what_is_no_bundle_is_refused_in_two_lines(call, made, tmp_path, content):
+    file = tmp_path / "bad.svb"
+    if content is not None:
+        file.write_bytes(content)
+    refused(call("bundle", "show", file))
+    refused(call("bundle", "verify", file, "--key", made / "key.pem"))
+    refused(call("bundle", "show", made / "bundle.svb", "--key", file), "bad.svb")
+
+
+def test_verify_wants_a_key(call, made):
+    assert call("bundle", "verify", made / "bundle.svb")[0] == 2
+
+
+BLOCKED = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "flwr", "opacus", "rich", "pyarrow", "safetensors", "dp_accounting"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Block())
+from sottovoce.simulations.cli import run
+codes = [run(line.split("|")) for line in sys.argv[1:]]
+print(codes)
+"""
+
+
+def test_show_and_verify_without_a_ledger_need_the_device_runtime_only(made):
+    shown = ["bundle", "show", made / "bundle.svb"]
+    lines = ["|".join(map(str, one)) for one in (shown, verifying(made), with_ledger(made))]
+    done = subprocess.run([sys.executable, "-c", BLOCKED, *lines], capture_output=True, text=True)
+    assert done.stdout.endswith("[0, 0, 1]\n"), done.stderr
+    assert "sottovoce[train]" in done.stderr
+
+
+# verify
+
+
+def test_a_bundle_agrees_with_its_own_ledger(call, made, stated):
+    code, out, err = call(*with_ledger(made))
+    assert (code, err) == (0, "")
+    assert f"ledger: {len(stated.__struct_fields__)} fields of the passport are what its first 9 rows come to\n" in out
+    assert "not checked: the model: " in out
+    code, out, _ = call(*with_ledger(made, "--json"))
+    told = json.loads(out)
+    assert (code, told["agrees"], told["ledger"]["mismatches"]) == (0, True, [])
+
+
+def test_without_a_ledger_it_is_said_that_the_figures_are_not_checked(call, made):
+    code, out, _ = call(*verifying(made))
+    assert code == 0
+    assert "not checked: the passport's figures" in out
+    assert "DIFFERS" not in out
+
+
+BENT = {
+    "sampling": "none",
+    "sampling_rate": 0.1,
+    "population": 101,
+    "mechanism": "discrete_gaussian",
+    "noise_multiplier": 2.5,
+    "clip_norm": 0.4,
+    "rounds": 2,
+    "releases": {"train": 2},
+    "accountant": "RDP",
+    "epsilon": 0.1,
+    "epsilon_known_cohort": 50.0,
+    "delta": 1e-4,
+    "label": "perfectly safe",
+    "observer": "knows_cohorts",
+    "max_participations": 1,
+    "audit": ("ledger_whole",),
+    "plan_hash": "ab" * 32,
+    "noise_source": "seeded",
+}
+
+
+@pytest.fixture
+def audited_once(monkeypatch, made):
+    """The audit of the ledger as it stands, made once: it depends on the ledger only, which these tests leave alone."""
+    found = _audited.setdefault(made, audit(made / "ledger.db") if made not in _audited else None)
+    monkeypatch.setattr(bundle_check, "audit_open", lambda _: found)
+
+
+_audited = {}
+
+
+@pytest.mark.usefixtures("audited_once")
+@pytest.mark.parametrize("field", BENT)
+def test_each_field_that_was_bent_is_named_alone_with_both_values(made, stated, field):
+    label = {"label": SIMULATION} if field == "noise_source" else {}
+    bent = msgspec.structs.replace(stated, **{field: BENT[field]}, **label)
+    with Ledger.open_unchecked(made / "ledger.db") as ledger:
+        found = check_ledger(bent, ledger)
+    assert [one.field for one in found.mismatches] == [field, *label]
+    wrong = found.mismatches[0]
+    assert json.loads(wrong.passport) == msgspec.to_builtins(BENT[field], str_keys=True) or field == "audit"
+    assert json.loads(wrong.ledger) != json.loads(wrong.passport)
+    assert field not in found.agreed
+
+
+def test_every_field_of_the_passport_is_bent_somewhere(stated):
+    fixed = {"unit", "adjacency"}  # one value only: another cannot be read
+    assert set(stated.__struct_fields__) == set(BENT) | fixed | {"ledger_head", "ledger_length"}
+
+
+@pytest.mark.parametrize("field", ["unit", "adjacency"])
+def test_another_unit_or_adjacency_cannot_even_be_read(call, copied, stated, field):
+    told = msgspec.to_builtins(stated) | {field: "record"}
+    resigned(copied, json.dumps(told).encode())
+    refused(call(*with_ledger(copied)), field)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"ledger_head": "ab" * 32}, "ledger_head: the passport says abab"),
+        ({"ledger_length": 8}, "ledger_length: the passport says 8, its ledger_head is row 9"),
+        ({"ledger_length": 10}, "ledger_length: the passport says 10, the ledger has 9 rows: rolled back"),
+    ],
+    ids=str,
+)
+def test_a_passport_that_names_another_place_of_the_ledger_is_refused(made, stated, changes, named):
+    with Ledger.open_unchecked(made / "ledger.db") as ledger, pytest.raises(LedgerError, match=re.escape(named)):
+        check_ledger(msgspec.structs.replace(stated, **changes), ledger)
+
+
+def test_a_bent_passport_signed_again_ends_with_1_and_prints_both_values(call, copied, stated):
+    resigned(copied, msgspec.structs.replace(stated, epsilon=0.125).canonical())
+    told = call(*with_ledger(copied))
+    refused(told, "do not agree on: epsilon")
+    assert f"DIFFERS: epsilon: the passport says 0.125, the ledger {stated.epsilon}\n" in told[1]
+    code, out, _ = call(*with_ledger(copied, "--json"))
+    assert (code, json.loads(out)["agrees"]) == (1, False)
+    assert call(*verifying(copied))[0] == 0  # a device cannot see it
+
+
+def test_a_passport_without_a_guarantee_is_refused_though_its_signature_holds(call, copied, stated):
+    resigned(copied, msgspec.structs.replace(stated, noise_source="seeded", label=SIMULATION).canonical())
+    refused(call(*verifying(copied)), SIMULATION)
+
+
+@pytest.mark.usefixtures("audited_once")
+def test_an_older_passport_is_compared_in_what_it_says(made, stated):
+    older = msgspec.to_builtins(stated)
+    del older["audit"], older["plan_hash"]
+    read = load_passport(json.dumps(older).encode())
+    with Ledger.open_unchecked(made / "ledger.db") as ledger:
+        found = check_ledger(read, ledger)
+    assert found.mismatches == ()
+    assert {line.split(":")[0] for line in found.not_checked} == {"the model", "audit", "plan_hash"}
+
+
+@pytest.mark.usefixtures("audited_once")
+def test_what_the_signer_adds_to_the_claims_is_said_to_be_unchecked(made, stated):
+    with Ledger.open_unchecked(made / "ledger.db") as ledger:
+        found = check_ledger(msgspec.structs.replace(stated, label=stated.label + "; the moon is cheese"), ledger)
+    assert found.mismatches == ()
+    assert any("the moon is cheese" in line for line in found.not_checked)
+
+
+def test_later_rows_are_all_right_and_are_said(call, copied):
+    with Ledger.open(copied / "ledger.db") as ledger:
+        Budget(100.0, PLAN.delta, ledger).reserve(OTHER, "later", 1, "seeded")
+    code, out, _ = call(*with_ledger(copied))
+    assert code == 0
+    assert "come to; 1 rows were appended later" in out
+
+
+def test_a_ledger_rolled_back_is_refused(call, copied):
+    rewrite(copied / "ledger.db", "DELETE FROM entries WHERE seq > 7")
+    refused(call(*with_ledger(copied)), "rows were cut off")
+
+
+def test_a_ledger_with_one_row_edited_is_refused(call, copied):
+    data = (copied / "ledger.db").read_bytes()
+    assert data.count(b'"round":2') == 1
+    (copied / "ledger.db").write_bytes(data.replace(b'"round":2', b'"round":9'))
+    refused(call(*with_ledger(copied)), "not what was hashed")
+
+
+def test_an_older_copy_and_another_ledger_are_refused(call, copied):
+    for rounds in (1, 3):
+        other = copied / f"{rounds}.db"
+        with Ledger.open(other, create=True) as ledger:
+            budget = Budget(100.0, PLAN.delta, ledger)
+            budget.register(PLAN, OTHER)
+            for round in range(1, rounds + 1):
+                ledger.commit(budget.reserve(PLAN, "other", round, "secure"), f"{round:064x}")
+        named = "rolled back" if rounds == 1 else "another ledger, or rewritten"
+        refused(call(*verifying(copied, "--ledger", other)), named)
+    refused(call(*verifying(copied, "--ledger", copied / "no.db")), "no.db")
+
+
+def rewrite(path, statement):
+    """Change a ledger behind its back, past the triggers that refuse it."""
+    with sqlite3.connect(path) as db:
+        for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            db.execute(f"DROP TRIGGER {name}")
+        db.execute(statement)
+    db.close()
