@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "measure": ("cli_measure", "Ask the devices, within the run's budget."),
     "release": ("cli_ship", "Quantize, export, check and sign a run's model."),
     "publish": ("cli_update", "Write a folder that any web server can serve as an update server."),
+    "update": ("cli_update", "Look for a newer bundle, as a device does."),
     "delta": ("cli_update", "Write what turns one bundle into another."),
     "pick": ("cli_ship", "Choose an ad on the device, and say why."),
     "bundle": ("cli_bundle", "Show what a bundle says of itself, and hold it against the ledger."),

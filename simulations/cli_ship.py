@@ -64,6 +64,18 @@ def _name(context: click.Context, option: click.Parameter, value: str | None) ->
     is_flag=True,
     help="Round the scale of each embedding row up to one byte: 3 bytes a row less, a slightly larger rounding error.",
 )
+@click.option(
+    "--rollout-percent",
+    type=click.FloatRange(0, 100),
+    default=100.0,
+    show_default=True,
+    help="Share of devices that take it; each decides by a secret of its own.",
+)
+@click.option(
+    "--rollout-salt",
+    callback=_name,
+    help="The salt of an earlier release of this rollout, to widen it. [default: line and version]",
+)
 @data_dir
 @as_json
 def release(
@@ -76,6 +88,8 @@ def release(
     expires_days: int,
     parent: Path | None,
     one_byte_scales: bool,
+    rollout_percent: float,
+    rollout_salt: str | None,
     data_dir: Path | None,
     json_output: bool,
 ) -> None:
@@ -112,6 +126,8 @@ def release(
             out=out,
             one_byte_scales=one_byte_scales,
             parent=earlier,
+            rollout_percent=rollout_percent,
+            rollout_salt=rollout_salt,
         )
     if json_output:
         print_json(made.report)

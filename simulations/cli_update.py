@@ -1,11 +1,19 @@
-"""`delta` and `publish`: what a device downloads when a new version is out, and the folder it comes from."""
+"""`delta`, `publish` and `update`: what a device downloads for a new version, where from, and how it takes it."""
 
+from datetime import UTC, datetime
+from importlib.metadata import version as installed_version
 from pathlib import Path
 
 import click
 
+from sottovoce.client.bundle_store import BundleStore
+from sottovoce.client.update import check
 from sottovoce.models.atomic import write_atomically
 from sottovoce.models.delta import apply_patch, make_patch
+from sottovoce.models.quiet import quiet_stderr
+from sottovoce.models.rollout import takes_part
+from sottovoce.models.signing import load_public_key
+from sottovoce.models.trust import Trust
 from sottovoce.models.update_index import INDEX, MOST_PATCHES, bundle_name
 from sottovoce.privacy.errors import ConfigError
 from sottovoce.server.publishing import PATCHES
@@ -64,6 +72,36 @@ def publish(bundles: tuple[Path, ...], folder: Path, patches: int, json_output: 
     for old, part in index.patches.items():
         click.echo(f"  patch from {old[:12]}: {part.length:>10,} bytes, {part.length / index.length:.1%}")
     click.echo(f"index: {folder / INDEX}")
+
+
+@click.command()
+@click.argument("address")
+@click.option("--store", "folder", type=PATH, required=True, help="The device's folder of bundles; made when missing.")
+@click.option(
+    "--key", "keys", type=PATH, required=True, multiple=True, help="Public key of a signer, PEM; may be repeated."
+)
+@click.option(
+    "--threshold", type=click.IntRange(1, 8), default=1, show_default=True, help="Keys that must have signed."
+)
+@as_json
+def update(address: str, folder: Path, keys: tuple[Path, ...], threshold: int, json_output: bool) -> None:
+    """Look for a newer bundle at ADDRESS, check it, and put it to use.
+
+    ADDRESS is where what `publish` wrote is served: https, or http on this machine. A device outside the share that a
+    staged rollout names keeps what it has.
+    """
+    trust = Trust(tuple(load_public_key(key) for key in keys), threshold)
+    store = BundleStore(folder, trust, {"litert": installed_version("ai-edge-litert")})
+    with quiet_stderr():  # LiteRT announces itself when a model is first run
+        found = check(
+            address, store, datetime.now(UTC), wanted=lambda manifest: takes_part(manifest.rollout, store.secret())
+        )
+    version = found.bundle.manifest.version if found.bundle else store.belief().version
+    if json_output:
+        print_json({"outcome": found.outcome, "version": version, "by": found.by, "received": found.received})
+        return
+    by = f" by {found.by}" if found.by else ""
+    click.echo(f"{found.outcome}{by}: version {version or 'none yet'}, {found.received:,} bytes received")
 
 
 def _read(path: Path) -> bytes:

@@ -192,6 +192,8 @@ def release_run(
     out: Path | None,
     one_byte_scales: bool = False,
     parent: Bundle | None = None,
+    rollout_percent: float = 100.0,
+    rollout_salt: str | None = None,
 ) -> Made:
     """Release a finished run: bundle, figures and report; when anything refuses nothing is written.
 
@@ -207,6 +209,8 @@ def release_run(
         now: time of signing.
         out: where the bundle goes; None for its place in the folder.
         one_byte_scales: whether the scale of a row of embeddings takes one byte instead of four.
+        rollout_percent: of devices that take it, 0 to 100.
+        rollout_salt: to widen an earlier rollout, its salt; None draws devices anew.
         parent: an earlier release whose scales are kept where they fit, so that devices which have it download less.
 
     Raises:
@@ -250,6 +254,8 @@ def release_run(
         now=now,
         one_byte_scales=one_byte_scales,
         parent=parent,
+        rollout_percent=rollout_percent,
+        rollout_salt=rollout_salt,
     )
     files = unpack(made.bundle)
     rng = np.random.default_rng(0)

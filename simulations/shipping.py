@@ -124,6 +124,8 @@ def ship(
     now: datetime,
     one_byte_scales: bool = False,
     parent: Bundle | None = None,
+    rollout_percent: float = 100.0,
+    rollout_salt: str | None = None,
 ) -> Release:
     """The signed bundle of a run, once every gate passed; nothing is written.
 
@@ -151,4 +153,6 @@ def ship(
         gates=gates,
         one_byte_scales=one_byte_scales,
         parent=parent,
+        rollout_percent=rollout_percent,
+        rollout_salt=rollout_salt,
     )

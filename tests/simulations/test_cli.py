@@ -7,10 +7,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from sottovoce.models.signing import generate_key, save_public_key
 from sottovoce.simulations.cli import COMMANDS, run
 
 SMALL = ["--devices", "200", "--rounds", "2", "--delta", "1e-3", "--no-baselines"]
@@ -517,7 +521,7 @@ def quick_release(released, monkeypatch):
     monkeypatch.setattr(release_module, "to_tflite", lambda *_: exported["model.tflite"])
     for module, name, value in (
         (shipping, "REAL", 10),
-        (shipping, "DRAWN", 10),
+        (shipping, "DRAWN", {16: 10}),
         (slices, "SLICE_ROWS", 10),
         (slices, "SLICE_CLASS", 1),
     ):
@@ -793,3 +797,57 @@ def test_a_reader_that_leaves_early_is_not_an_error_with_a_traceback():
     running.stderr.close()
     assert running.wait() in (0, 1)
     assert "Traceback" not in err
+
+
+# update
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A folder, and the address at which the standard library's web server serves it."""
+    folder = tmp_path / "www"
+    folder.mkdir()
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_release_is_published_taken_by_a_device_and_widened_step_by_step(
+    call, copied, quick_release, served, tmp_path
+):
+    folder, address = served
+    ask = ("update", address, "--store", tmp_path / "device", "--key", copied / "signing.pub.pem", "--json")
+
+    def publish(number, *options):
+        version = quick_release["version"] + number
+        assert call("release", copied, "--version", version, *options)[0] == 0
+        assert call("publish", copied / "bundle.svb", "--to", folder)[0] == 0
+        return version
+
+    first = publish(0)
+    for outcome in ("installed", "current"):
+        code, out, err = call(*ask)
+        assert (code, json.loads(out)["outcome"], json.loads(out)["version"]) == (0, outcome, first), err
+    publish(1, "--rollout-percent", "0", "--rollout-salt", "spring")
+    told = json.loads(call(*ask)[1])
+    assert (told["outcome"], told["version"]) == ("held back", first)
+    wide = publish(2, "--rollout-percent", "100", "--rollout-salt", "spring")
+    told = json.loads(call(*ask)[1])
+    assert (told["outcome"], told["version"], told["by"]) == ("installed", wide, "patch")
+    assert told["received"] < (copied / "bundle.svb").stat().st_size / 4
+    code, out, err = call("update", address, "--store", tmp_path / "other", "--key", other_key(tmp_path))
+    assert (code, out) == (1, "")
+    assert "keys signed" in err
+
+
+def other_key(folder):
+    save_public_key(generate_key().public_key(), folder / "other.pem")
+    return folder / "other.pem"

@@ -135,8 +135,8 @@ def test_scorers_are_compared_on_real_and_on_drawn_requests_alike():
     dataset = market.load(60, 0, 10)
     asked = comparison_requests(dataset)
     busy = np.diff(dataset.valid.offsets)
-    assert len(asked) == int(((busy > 1) & (busy <= CANDIDATES)).sum()) + DRAWN
-    assert all(1 <= len(request.ad) <= CANDIDATES for request in asked)
+    assert len(asked) == int(((busy > 1) & (busy <= CANDIDATES)).sum()) + sum(DRAWN.values())
+    assert all(1 <= len(request.ad) <= max(CANDIDATES, *DRAWN) for request in asked)
     again = comparison_requests(dataset)
     assert all(np.array_equal(one.ad, other.ad) for one, other in zip(asked, again, strict=True))
 
@@ -155,4 +155,4 @@ def test_a_data_set_whose_devices_hold_one_row_each_is_compared_on_drawn_request
         ad=valid.ad[rows],
         labels=valid.labels[rows],
     )
-    assert len(comparison_requests(dataclasses.replace(dataset, valid=single, truth=None))) == DRAWN
+    assert len(comparison_requests(dataclasses.replace(dataset, valid=single, truth=None))) == sum(DRAWN.values())
