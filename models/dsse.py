@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from sottovoce.privacy.errors import SignatureError
 
-ALGORITHM = ec.ECDSA(hashes.SHA256())
+_SIGN = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)
+_VERIFY = ec.ECDSA(hashes.SHA256())
 
 
 def signed_message(payload: bytes, payload_type: str) -> bytes:
@@ -28,10 +29,18 @@ def signed_message(payload: bytes, payload_type: str) -> bytes:
     return b"DSSEv1 %d %s %d %s" % (len(payload_type), payload_type.encode(), len(payload), payload)
 
 
+def signature_of(key: ec.EllipticCurvePrivateKey, message: bytes) -> bytes:
+    """The signature (DER) of `key` over `message`: the same bytes each time, so that whole releases can be rebuilt.
+
+    Source: RFC 6979.
+    """
+    return key.sign(message, _SIGN)
+
+
 def holds(key: ec.EllipticCurvePublicKey, signature: bytes, message: bytes) -> bool:
     """Whether `key` made `signature` (DER) over `message`."""
     try:
-        key.verify(signature, message, ALGORITHM)
+        key.verify(signature, message, _VERIFY)
     except InvalidSignature:
         return False
     return True

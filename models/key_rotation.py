@@ -25,7 +25,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from sottovoce.models.dsse import ALGORITHM, holds, read_base64, signed_message, write_base64
+from sottovoce.models.dsse import holds, read_base64, signature_of, signed_message, write_base64
 from sottovoce.models.manifest import Moment, Name, Version
 from sottovoce.models.signing import PrivateKey, PublicKey, key_id, public_pem, read_public_key
 from sottovoce.models.trust import Trust
@@ -113,7 +113,7 @@ def sign_key_set(key_set: KeySet, keys: Sequence[PrivateKey]) -> bytes:
     key_set.public_keys()
     payload = key_set.canonical()
     message = signed_message(payload, KEY_SET_TYPE)
-    signatures = tuple(_Signature(write_base64(key.sign(message, ALGORITHM))) for key in keys)
+    signatures = tuple(_Signature(write_base64(signature_of(key, message))) for key in keys)
     return msgspec.json.encode(_Envelope(write_base64(payload), KEY_SET_TYPE, signatures), order="sorted")
 
 

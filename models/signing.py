@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from sottovoce.models.atomic import write_atomically
-from sottovoce.models.dsse import ALGORITHM, holds, read_base64, signed_message, write_base64
+from sottovoce.models.dsse import holds, read_base64, signature_of, signed_message, write_base64
 from sottovoce.privacy.errors import ConfigError, DigestError, SignatureError
 
 PrivateKey = ec.EllipticCurvePrivateKey
@@ -194,7 +194,7 @@ def sign(files: Mapping[str, bytes], keys: Sequence[PrivateKey], subject: str) -
     )
     payload = msgspec.json.encode(statement)
     message = signed_message(payload, PAYLOAD_TYPE)
-    signatures = tuple(_Signature(write_base64(key.sign(message, ALGORITHM))) for key in keys)
+    signatures = tuple(_Signature(write_base64(signature_of(key, message))) for key in keys)
     return msgspec.json.encode(
         _Sigstore(
             "application/vnd.dev.sigstore.bundle.v0.3+json",

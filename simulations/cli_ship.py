@@ -1,5 +1,6 @@
 """`release` and `pick`: from a run to a signed file, from that file to an ad. `pick` needs the device runtime only."""
 
+import os
 import re
 from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
@@ -28,7 +29,7 @@ from sottovoce.models.signing import (
     save_public_key,
 )
 from sottovoce.models.trust import Trust, check_golden
-from sottovoce.privacy.errors import DeviceError
+from sottovoce.privacy.errors import ConfigError, DeviceError
 from sottovoce.simulations.cli_options import PATH, as_json, data_dir, print_json
 from sottovoce.simulations.threads import torch_threads
 
@@ -96,6 +97,7 @@ def release(
     """Quantize, export, check and sign a run's model.
 
     A run without noise, with seeded noise or with a broken ledger cannot be released. A failed gate writes nothing.
+    With SOURCE_DATE_EPOCH set, the same run and key give the same bytes anywhere.
     """
     from sottovoce.server.gates import Gates, load_gates
     from sottovoce.simulations.results import release_run
@@ -110,7 +112,7 @@ def release(
             save_private_key(signer, private)
             save_public_key(signer.public_key(), public)
 
-    now = datetime.now(UTC)
+    now = _release_time()
     earlier = None if parent is None else _parent(parent, signer.public_key(), now)
     with torch_threads(1):
         made = release_run(
@@ -226,6 +228,19 @@ def _show(decision: Decision, explanation: Explanation) -> None:
         click.echo(f"  not {line}")
     if len(explanation.losers) > SHOWN_LOSERS:
         click.echo(f"  ... and {len(explanation.losers) - SHOWN_LOSERS} more; all with --json")
+
+
+def _release_time() -> datetime:
+    """Now; or the second since 1970 that SOURCE_DATE_EPOCH names, so that the same release can be built again."""
+    told = os.environ.get("SOURCE_DATE_EPOCH")
+    if told is None:
+        return datetime.now(UTC)
+    try:
+        return datetime.fromtimestamp(int(told), UTC)
+    except (ValueError, OverflowError, OSError):
+        raise ConfigError(
+            f"SOURCE_DATE_EPOCH={told!r} is no number of seconds since 1970", "correct it, or unset it"
+        ) from None
 
 
 def _parent(path: Path, key: PublicKey, now: datetime) -> Bundle:

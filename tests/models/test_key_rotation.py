@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from sottovoce.models import key_rotation
-from sottovoce.models.dsse import ALGORITHM, signed_message
+from sottovoce.models.dsse import signature_of, signed_message
 from sottovoce.models.key_rotation import KEY_SET_TYPE, MOST_BYTES, KeySet, rotate, rotate_along, sign_key_set
 from sottovoce.models.signing import PAYLOAD_TYPE, generate_key, key_id, private_pem, public_pem, sign
 from sottovoce.models.trust import Trust
@@ -67,7 +67,7 @@ class NextKeys:
         if self.payload is not None:
             payload = self.payload(payload)
         message = signed_message(payload, self.signed_type or self.payload_type)
-        signatures = [KEYS[name].sign(message, ALGORITHM) for name in self.signers] * self.repeat
+        signatures = [signature_of(KEYS[name], message) for name in self.signers] * self.repeat
         outer = {
             "payload": base64.b64encode(payload).decode(),
             "payloadType": self.payload_type,

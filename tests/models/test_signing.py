@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from sottovoce.models.dsse import ALGORITHM, signed_message
+from sottovoce.models.dsse import signature_of, signed_message
 from sottovoce.models.signing import (
     PAYLOAD_TYPE,
     generate_key,
@@ -87,7 +87,7 @@ def test_an_envelope_with_anything_changed_is_refused(key, change):
     [b"", b"{}", b"[]", b"\xff", b'{"_type":"https://in-toto.io/Statement/v0.1"}', b"[" * 5000, b'{"a":' * 5000],
 )
 def test_a_signed_statement_of_another_kind_is_refused(key, statement):
-    raw = key.sign(signed_message(statement, PAYLOAD_TYPE), ALGORITHM)
+    raw = signature_of(key, signed_message(statement, PAYLOAD_TYPE))
     outer = bent(
         sign(FILES, [key], "line"),
         lambda o: o["dsseEnvelope"].update(

@@ -14,7 +14,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from sottovoce.models.signing import generate_key, save_public_key
+from sottovoce.models.signing import generate_key, save_private_key, save_public_key
 from sottovoce.simulations.cli import COMMANDS, run
 
 SMALL = ["--devices", "200", "--rounds", "2", "--delta", "1e-3", "--no-baselines"]
@@ -512,6 +512,7 @@ def test_resuming_a_released_run_keeps_the_release_in_its_report(call, released,
 def quick_release(released, monkeypatch):
     """Figures to start from; exports and the cross-check are those of the same run, and fewer requests are compared."""
     from sottovoce.models.bundle import unpack
+    from sottovoce.models.manifest import load_manifest
     from sottovoce.privacy import audit as audit_module
     from sottovoce.server import release as release_module
     from sottovoce.simulations import shipping, slices
@@ -519,7 +520,10 @@ def quick_release(released, monkeypatch):
     exported = unpack((released / "bundle.svb").read_bytes())
     monkeypatch.setattr(release_module, "to_onnx", lambda *_: exported["model.onnx"])
     monkeypatch.setattr(release_module, "to_tflite", lambda *_: exported["model.tflite"])
+    # Fewer requests may be content with fewer planes than the exports have, and the run's noise is new each time.
+    planes = int(re.search(r"(\d) int8", load_manifest(exported["manifest.json"]).quantization)[1])
     for module, name, value in (
+        (release_module, "PLANES", (planes,)),
         (shipping, "REAL", 10),
         (shipping, "DRAWN", {16: 10}),
         (slices, "SLICE_ROWS", 10),
@@ -828,7 +832,8 @@ def test_a_release_is_published_taken_by_a_device_and_widened_step_by_step(
 
     def publish(number, *options):
         version = quick_release["version"] + number
-        assert call("release", copied, "--version", version, *options)[0] == 0
+        code, _, err = call("release", copied, "--version", version, *options)
+        assert code == 0, err
         assert call("publish", copied / "bundle.svb", "--to", folder)[0] == 0
         return version
 
@@ -851,3 +856,28 @@ def test_a_release_is_published_taken_by_a_device_and_widened_step_by_step(
 def other_key(folder):
     save_public_key(generate_key().public_key(), folder / "other.pem")
     return folder / "other.pem"
+
+
+def test_the_same_run_is_released_to_the_same_bytes_in_another_folder(
+    call, finished, quick_release, monkeypatch, tmp_path
+):
+    key = tmp_path / "key.pem"
+    save_private_key(generate_key(), key)
+    made = []
+    for folder, epoch in (("one", "1790000000"), ("another", "1790000000"), ("later", "1790000001")):
+        run = shutil.copytree(finished, tmp_path / folder / "run")
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
+        code, _, err = call("release", run, "--key", key)
+        assert code == 0, err
+        made.append((run / "bundle.svb").read_bytes())
+    assert made[0] == made[1]
+    assert made[0] != made[2]
+
+
+@pytest.mark.parametrize("told", ["", "yesterday", "9" * 30])
+def test_a_release_time_that_is_none_is_refused(call, copied, monkeypatch, told):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", told)
+    code, out, err = call("release", copied)
+    assert (code, out) == (1, "")
+    assert "SOURCE_DATE_EPOCH" in err
+    assert not (copied / "bundle.svb").exists()
