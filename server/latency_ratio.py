@@ -1,32 +1,26 @@
-"""How long LiteRT takes for one candidate, in times of ONNX Runtime: a ratio, since a release is timed on no phone."""
+"""How long LiteRT takes for a request, in times of ONNX Runtime: a ratio, since a release is timed on no phone."""
 
 import time
 from collections.abc import Callable
 from statistics import median
 
-import numpy as np
-
 from sottovoce.client.scorer import LiteRTScorer, OnnxScorer
 from sottovoce.models.quiet import quiet_stderr
-from sottovoce.models.request import random_requests
-from sottovoce.models.schema import FeatureSchema
+from sottovoce.models.request import Request
 
 CALLS = 300
 """Timed calls of each runtime."""
 
 
-def latency_ratio(
-    tflite: bytes, onnx: bytes, schema: FeatureSchema, clock: Callable[[], int] = time.perf_counter_ns
-) -> float:
-    """Median time of a call on LiteRT over that on ONNX Runtime, one random candidate, one thread.
+def latency_ratio(tflite: bytes, onnx: bytes, one: Request, clock: Callable[[], int] = time.perf_counter_ns) -> float:
+    """Median time of a call on LiteRT over that on ONNX Runtime, on one thread.
 
     Args:
         tflite: the exported file.
         onnx: the exported file.
-        schema: of their inputs.
+        one: request that is scored again and again.
         clock: nanoseconds, rising.
     """
-    one = random_requests(schema, 1, 1, np.random.default_rng(0))[0]
     with quiet_stderr():  # LiteRT announces itself when a model is first run
         scorers = (LiteRTScorer(tflite), OnnxScorer(onnx))
         for scorer in scorers:

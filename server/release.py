@@ -33,7 +33,7 @@ from sottovoce.models.parity import (
 from sottovoce.models.passport import PrivacyPassport, releasable
 from sottovoce.models.quantize import PLANES, QuantizedRanker, quantize
 from sottovoce.models.quiet import quiet_stderr
-from sottovoce.models.request import INPUTS, OUTPUT, Request
+from sottovoce.models.request import INPUTS, OUTPUT, Request, random_requests
 from sottovoce.models.rollout import Rollout
 from sottovoce.models.row_scales import RowScales
 from sottovoce.models.schema import FeatureSchema
@@ -162,7 +162,9 @@ def release(
     with quiet_stderr():  # LiteRT announces itself when a model is first run
         exact = float_scorer(parameters, schema, config)
         compared = parity(exact, by_module, by_onnx, by_tflite, requests, schema)
-    golden = draw_golden(schema, by_module, np.random.default_rng(version))
+    rng = np.random.default_rng(version)
+    golden = draw_golden(schema, by_module, rng)
+    (alone,) = random_requests(schema, 1, 1, rng)
     files = {
         "model.onnx": onnx,
         "model.tflite": tflite,
@@ -203,7 +205,7 @@ def release(
             epsilon_known_cohort=passport.epsilon_known_cohort,
             auc=metrics.get("auc"),
             calibration_error=metrics.get("calibration_error"),
-            latency_ratio=None if gates.max_latency_ratio is None else latency_ratio(tflite, onnx, schema),
+            latency_ratio=None if gates.max_latency_ratio is None else latency_ratio(tflite, onnx, alone),
             fairness_gap=metrics.get("fairness_gap"),
             age_days=metrics.get("age_days"),
         ),

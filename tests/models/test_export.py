@@ -166,10 +166,10 @@ def test_changed_decisions_are_counted_in_every_slice_they_belong_to(schema):
 
     found = parity(rising, rising, rising, turned, requests, schema)
     by_name = {one.name: one for one in found.slices}
-    assert set(by_name) == {"size 0", "size 1", "size 2", "size missing", "candidates 2-4", "candidates 17-64"}
+    assert set(by_name) == {"size 0", "size 1", "size 2", "size missing", "candidates 1-4", "candidates 17-64"}
     hit = sum(request.context[0, 0] == bad for request in requests[:60])
     assert 0 < hit < 60
-    assert by_name["candidates 2-4"].decision_change == hit / 60
+    assert by_name["candidates 1-4"].decision_change == hit / 60
     assert by_name["candidates 17-64"].decision_change == by_name["size 0"].runtime_decision_change == 0.0
     assert by_name["size 1"].runtime_decision_change * by_name["size 1"].requests == pytest.approx(hit)
     assert sum(by_name[name].requests for name in by_name if name.startswith("size")) == 120
@@ -190,8 +190,8 @@ def test_the_category_is_the_winners_and_wide_features_are_no_slices():
     ad = np.array([[0, first], [0, first + 2]], np.int32)
     (request,) = random_requests(schema, 1, 2, np.random.default_rng(0))
     request = Request(request.context, request.events, request.outcomes, ad)
-    assert slices_of(request, 1, schema) == ("category 2", "candidates 2-4")
-    assert slices_of(request, 0, schema) == ("category 0", "candidates 2-4")
+    assert slices_of(request, 1, schema) == ("category 2", "candidates 1-4")
+    assert slices_of(request, 0, schema) == ("category 0", "candidates 1-4")
     many = Request(request.context, request.events, request.outcomes, np.zeros((257, 2), np.int32))
     assert slices_of(many, 0, schema) == ("category missing", "candidates 257 or more")
 
