@@ -85,6 +85,8 @@ def lines(facts: BundleFacts) -> list[str]:
         f"created: {manifest.created.isoformat()}",
         f"expires: {manifest.expires.isoformat()}{' (EXPIRED)' if facts.expired else ''}",
         f"signatures: {facts.signatures}, the first says it is by key {facts.claimed_signer}",
+        f"keys that had to sign: {manifest.key_threshold}",
+        f"rollout: {manifest.rollout.percent:g} % of devices, salt {manifest.rollout.salt!r}",
         f"weights: {manifest.quantization}",
         f"features: {', '.join(f'{name} ({source})' for name, source in facts.features.items())}",
         f"runtimes: litert {manifest.min_runtime.litert} or newer, onnxruntime {manifest.min_runtime.onnxruntime} "

@@ -19,6 +19,7 @@ from sottovoce.models.bundle import pack, unpack
 from sottovoce.models.manifest import File, load_manifest
 from sottovoce.models.passport import SIMULATION, load_passport
 from sottovoce.models.request import random_requests
+from sottovoce.models.rollout import Rollout
 from sottovoce.models.schema import Feature, FeatureSchema
 from sottovoce.models.signing import generate_key, key_id, save_public_key, sign
 from sottovoce.privacy.audit import audit
@@ -124,6 +125,13 @@ def refused(told, *words):
 
 
 # show
+
+
+def test_who_takes_a_bundle_and_how_many_must_have_signed_is_shown(call, copied):
+    resigned(copied, rollout=Rollout(percent=2.5, salt="spring"), key_threshold=2)
+    _, out, _ = call("bundle", "show", copied / "bundle.svb")
+    assert "rollout: 2.5 % of devices, salt 'spring'" in out
+    assert "keys that had to sign: 2" in out
 
 
 def test_a_bundle_is_shown_in_plain_words_and_said_to_be_unverified_first(call, made, stated):
