@@ -7,7 +7,7 @@ DATA := $(wildcard ../shared/data)
 export FLWR_TELEMETRY_ENABLED := 0
 export SOTTOVOCE_DATA ?= $(abspath $(DATA))
 
-.PHONY: demo test check soak bench old-runtimes aarch64 wheel clean
+.PHONY: demo test check soak bench old-runtimes model-signing aarch64 wheel clean
 
 BUNDLE ?= runs/demo/bundle.svb
 
@@ -49,6 +49,12 @@ old-runtimes: $(VENV)/.ready
 	@$(VENV)-old/bin/python tests/old_runtimes.py $(BUNDLE) $(VENV)-old/scored.npz
 	@$(BIN)/python tests/old_runtimes.py $(BUNDLE) $(VENV)-old/scored.npz
 
+# The reference tool of the signature format, in an environment of its own, against our signatures and we against its.
+model-signing: $(VENV)/.ready
+	@test -x $(VENV)-signing/bin/python || $(PYTHON) -m venv $(VENV)-signing
+	@$(VENV)-signing/bin/python -m pip install --quiet --quiet --disable-pip-version-check model-signing==1.1.1 pyOpenSSL
+	@PATH="$(abspath $(VENV)-signing/bin):$$PATH" $(BIN)/python -m pytest tests/models/test_signing.py
+
 aarch64: $(VENV)/.ready
 	@test -f $(BUNDLE) || { echo "no $(BUNDLE): run make demo first, or give BUNDLE=..."; exit 1; }
 	@mkdir -p $(VENV)-aarch64
@@ -59,4 +65,4 @@ wheel: $(VENV)/.ready
 	@$(BIN)/python -m pip wheel --quiet --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) $(VENV)-old $(VENV)-aarch64 build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-old $(VENV)-signing $(VENV)-aarch64 build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
