@@ -22,11 +22,10 @@ from typing import Annotated
 
 import msgspec
 
-from sottovoce.client.scorer import LiteRTScorer, OnnxScorer, Scorer
+from sottovoce.client.scorer import LiteRTScorer, OnnxScorer, Scorer, request_scorer
 from sottovoce.models.atomic import write_atomically
 from sottovoce.models.bundle import MOST_BYTES, Bundle, unpack
 from sottovoce.models.manifest import Digest, Manifest, Moment, Name, load_manifest
-from sottovoce.models.request import Request, Scores
 from sottovoce.models.signing import SIGNATURE_NAME, verify
 from sottovoce.models.trust import Trust, check_golden
 from sottovoce.privacy.errors import BundleError, DeviceError, GoldenError
@@ -209,12 +208,7 @@ class BundleStore:
 
     def _check_golden(self, bundle: Bundle) -> None:
         try:
-            scorer = self._scorer(bundle)
-
-            def score(one: Request) -> Scores:
-                return scorer.scores(one.context, one.events, one.outcomes, one.ad)
-
-            check_golden(bundle, score)
+            check_golden(bundle, request_scorer(self._scorer(bundle)))
         except DeviceError as error:
             raise GoldenError(f"this device cannot run the model: {error.what}", "keep the bundle in use") from error
 

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sottovoce.client.litert_call import signature_call
-from sottovoce.models.request import INPUTS, OUTPUT, Scores, without_twins
+from sottovoce.models.request import INPUTS, OUTPUT, Request, Scores, without_twins
+from sottovoce.models.request import Scorer as RequestScorer
 from sottovoce.models.schema import Ids
 from sottovoce.privacy.errors import DeviceError
 
@@ -34,6 +35,15 @@ class Scorer(Protocol):
             DeviceError: the model cannot score these inputs.
         """
         ...
+
+
+def request_scorer(scorer: Scorer) -> RequestScorer:
+    """The model as golden requests and release gates ask it: what they judge is then what a device runs."""
+
+    def score(one: Request) -> Scores:
+        return scorer.scores(one.context, one.events, one.outcomes, one.ad)
+
+    return score
 
 
 def checked(scores: Any, candidates: int) -> Scores:

@@ -8,17 +8,14 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
-import onnxruntime
 import torch
-from ai_edge_litert.interpreter import Interpreter
 
 from sottovoce.models import ranker
 from sottovoce.models.batch import Batch, interest
 from sottovoce.models.quantize import QuantizedRanker
 from sottovoce.models.ranker import Parameters, RankerConfig
-from sottovoce.models.request import INPUTS, OUTPUT, Request, Scorer, Scores, winner
+from sottovoce.models.request import INPUTS, Request, Scorer, Scores, winner
 from sottovoce.models.schema import Feature, FeatureSchema
-from sottovoce.models.tflite_export import signature
 
 MOST_VALUES = 16
 """A device feature with more values than this is not a slice."""
@@ -89,8 +86,8 @@ def parity(
     Args:
         reference: from `float_scorer`.
         module: from `module_scorer`.
-        onnx: from `onnx_scorer`.
-        tflite: from `tflite_scorer`.
+        onnx: the exported ONNX file, on the runtime that devices use.
+        tflite: the exported TFLite file, likewise.
         requests: at least one.
         schema: of the requests, to report by slice as well: see `slices_of`.
 
@@ -216,47 +213,8 @@ def module_scorer(module: QuantizedRanker) -> Scorer:
     return score
 
 
-def onnx_scorer(data: bytes) -> Scorer:
-    """An exported ONNX file, run by ONNX Runtime on one thread."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-
-    def score(request: Request) -> Scores:
-        scores: Scores = session.run([OUTPUT], _arrays(request))[0]
-        return scores
-
-    return score
-
-
-def tflite_scorer(data: bytes) -> Scorer:
-    """An exported TFLite file, run by LiteRT on one thread; candidates are padded to the next signature.
-
-    The scorer raises ValueError for more candidates than the largest signature takes.
-    """
-    interpreter = Interpreter(model_content=data, num_threads=1)
-    sizes = sorted(int(name.rpartition("_")[2]) for name in interpreter.get_signature_list())
-
-    def score(request: Request) -> Scores:
-        count = len(request.ad)
-        size = next((size for size in sizes if size >= count), None)
-        if size is None:
-            raise ValueError(f"{count} candidates, but the largest signature takes {sizes[-1]}")
-        inputs = _arrays(request)
-        inputs["ad"] = np.pad(inputs["ad"], ((0, size - count), (0, 0)))
-        runner = interpreter.get_signature_runner(signature(size))  # cached by the interpreter
-        scores: Scores = runner(**inputs)[OUTPUT][:count]
-        return scores
-
-    return score
-
-
-def _arrays(request: Request) -> dict[str, np.ndarray]:
-    return {name: getattr(request, name) for name in INPUTS}
-
-
 def _tensors(request: Request) -> tuple[torch.Tensor, ...]:
-    return tuple(torch.from_numpy(array) for array in _arrays(request).values())
+    return tuple(torch.from_numpy(getattr(request, name)) for name in INPUTS)
 
 
 def _difference(one: Scores, other: Scores) -> float:

@@ -16,6 +16,7 @@ from itertools import product
 import msgspec
 import numpy as np
 
+from sottovoce.client.scorer import LiteRTScorer, OnnxScorer, request_scorer
 from sottovoce.models import ranker
 from sottovoce.models.bundle import Bundle, pack
 from sottovoce.models.golden import draw_golden, write_golden
@@ -25,10 +26,8 @@ from sottovoce.models.parity import (
     ParityReport,
     float_scorer,
     module_scorer,
-    onnx_scorer,
     parity,
     quantization_cost,
-    tflite_scorer,
 )
 from sottovoce.models.passport import PrivacyPassport, releasable
 from sottovoce.models.quantize import PLANES, QuantizedRanker, quantize
@@ -158,7 +157,8 @@ def release(
         previous = stored_scales(parent.onnx, schema.rows)
     module = _smallest(parameters, schema, config, requests, gates, one_byte_scales, previous)
     onnx, tflite = to_onnx(module, schema), to_tflite(module, schema, sizes)
-    by_module, by_onnx, by_tflite = module_scorer(module), onnx_scorer(onnx), tflite_scorer(tflite)
+    by_module = module_scorer(module)
+    by_onnx, by_tflite = request_scorer(OnnxScorer(onnx)), request_scorer(LiteRTScorer(tflite))
     with quiet_stderr():  # LiteRT announces itself when a model is first run
         exact = float_scorer(parameters, schema, config)
         compared = parity(exact, by_module, by_onnx, by_tflite, requests, schema)

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sottovoce.client.scorer import LiteRTScorer, OnnxScorer, Scorer
+from sottovoce.client.scorer import LiteRTScorer, OnnxScorer, Scorer, request_scorer
 from sottovoce.models.bundle import Bundle
 from sottovoce.models.passport import PrivacyPassport, releasable
 from sottovoce.models.quiet import quiet_stderr
-from sottovoce.models.request import Request, Scores
 from sottovoce.models.signing import key_id, load_public_key
 from sottovoce.models.trust import Trust, check_golden
 from sottovoce.privacy.errors import BundleError, DeviceError
@@ -160,11 +159,7 @@ def _score_golden(accepted: Bundle, runtime: str) -> None:
     """Score the golden requests as a device with that runtime does."""
     with quiet_stderr():  # LiteRT announces itself when a model is first run
         scorer: Scorer = LiteRTScorer(accepted.tflite) if runtime == "litert" else OnnxScorer(accepted.onnx)
-
-        def golden(one: Request) -> Scores:
-            return scorer.scores(one.context, one.events, one.outcomes, one.ad)
-
-        check_golden(accepted, golden)
+        check_golden(accepted, request_scorer(scorer))
 
 
 def _read(path: Path) -> bytes:

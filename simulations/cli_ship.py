@@ -15,11 +15,9 @@ from sottovoce.client.events import EventLog, decode_log
 from sottovoce.client.explanation import Explanation, why
 from sottovoce.client.picker import Picker
 from sottovoce.client.request import decode_request
-from sottovoce.client.scorer import LiteRTScorer, OnnxScorer, Scorer
+from sottovoce.client.scorer import LiteRTScorer, OnnxScorer, Scorer, request_scorer
 from sottovoce.models.bundle import Bundle
 from sottovoce.models.quiet import quiet_stderr
-from sottovoce.models.request import Request as ModelRequest
-from sottovoce.models.request import Scores
 from sottovoce.models.signing import (
     PublicKey,
     generate_key,
@@ -190,11 +188,7 @@ def pick(
     )
     with quiet_stderr():  # LiteRT announces itself when a model is first run
         scorer: Scorer = LiteRTScorer(believed.tflite) if runtime == "litert" else OnnxScorer(believed.onnx)
-
-        def golden(one: ModelRequest) -> Scores:
-            return scorer.scores(one.context, one.events, one.outcomes, one.ad)
-
-        check_golden(believed, golden)
+        check_golden(believed, request_scorer(scorer))
     ads = decode_catalogue(_read(catalogue), str(catalogue))
     picker = Picker(believed.schema, scorer, ads, believed.manifest.personal_variance)
     decision = picker.pick(

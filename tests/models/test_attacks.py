@@ -17,12 +17,12 @@ import onnxruntime
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 
+from sottovoce.client.scorer import LiteRTScorer, OnnxScorer
 from sottovoce.models import bundle as bundle_module
 from sottovoce.models import trust as trust_module
 from sottovoce.models.bundle import CAPS, MOST_BYTES, pack
 from sottovoce.models.key_rotation import KeySet, sign_key_set
 from sottovoce.models.manifest import Runtimes
-from sottovoce.models.parity import onnx_scorer, tflite_scorer
 from sottovoce.models.signing import generate_key, public_pem
 from sottovoce.models.trust import CLOCK_SKEW, Trust
 from sottovoce.privacy.errors import (
@@ -479,7 +479,7 @@ def test_the_loose_zip_is_the_bundle_until_a_freedom_is_taken(pair, ask):
 
 
 def test_the_trap_for_model_parsers_springs(no_model_parser):
-    for load in (onnx_scorer, tflite_scorer):
+    for load in (OnnxScorer, LiteRTScorer):
         with pytest.raises(pytest.fail.Exception, match="parser ran"):
             load(b"model")
 

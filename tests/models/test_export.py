@@ -7,16 +7,15 @@ import torch
 from ai_edge_litert import schema_py_generated as layout
 from ai_edge_litert.interpreter import Interpreter
 
+from sottovoce.client.scorer import LiteRTScorer, OnnxScorer, request_scorer
 from sottovoce.models import onnx_export, ranker, tflite_export
 from sottovoce.models.onnx_export import IR_VERSION, OPERATORS, OPSET, example, to_onnx
 from sottovoce.models.parity import (
     float_scorer,
     module_scorer,
-    onnx_scorer,
     parity,
     quantization_cost,
     slices_of,
-    tflite_scorer,
 )
 from sottovoce.models.plain_operators import PLAIN_OPERATORS, operators_used
 from sottovoce.models.quantize import quantize
@@ -76,7 +75,11 @@ def test_the_same_weights_give_the_same_bytes(module, schema, onnx_bytes, tflite
 def test_all_runtimes_score_and_choose_alike(module, parameters, schema, config, onnx_bytes, tflite_bytes):
     rng = np.random.default_rng(1)
     requests = [request for size in (1, 2, 7, 15, 16) for request in random_requests(schema, 60, size, rng)]
-    scorers = [module_scorer(module), onnx_scorer(onnx_bytes), tflite_scorer(tflite_bytes)]
+    scorers = [
+        module_scorer(module),
+        request_scorer(OnnxScorer(onnx_bytes)),
+        request_scorer(LiteRTScorer(tflite_bytes)),
+    ]
     report = parity(float_scorer(parameters, schema, config), *scorers, requests)
     assert report.requests == 300
     assert report.candidates == 60 * 41
@@ -96,7 +99,7 @@ def test_a_ranker_of_every_plain_operator_is_exported_and_scored_alike_by_all_ru
     assert operators_used(module, example(schema, 2)) == PLAIN_OPERATORS
     onnx_file, tflite_file = to_onnx(module, schema), to_tflite(module, schema, (16,))
     requests = random_requests(schema, 200, 9, np.random.default_rng(4))
-    scorers = [module_scorer(module), onnx_scorer(onnx_file), tflite_scorer(tflite_file)]
+    scorers = [module_scorer(module), request_scorer(OnnxScorer(onnx_file)), request_scorer(LiteRTScorer(tflite_file))]
     report = parity(float_scorer(parameters, schema, config), *scorers, requests)
     assert report.runtime_difference <= 1e-6
     assert report.runtime_decision_change == 0.0
@@ -104,7 +107,7 @@ def test_a_ranker_of_every_plain_operator_is_exported_and_scored_alike_by_all_ru
 
 
 def test_onnx_takes_any_number_of_candidates(schema, module, onnx_bytes):
-    score, exact = onnx_scorer(onnx_bytes), module_scorer(module)
+    score, exact = request_scorer(OnnxScorer(onnx_bytes)), module_scorer(module)
     for size in (1, 3, 97, 4096):
         (request,) = random_requests(schema, 1, size, np.random.default_rng(size))
         np.testing.assert_allclose(score(request), exact(request), atol=1e-6)
@@ -116,21 +119,21 @@ def test_an_empty_history_and_all_missing_values_score_finitely_everywhere(schem
     )
     expected = module_scorer(module)(nothing)
     assert np.isfinite(expected).all()
-    for score in (onnx_scorer(onnx_bytes), tflite_scorer(tflite_bytes)):
+    for score in (request_scorer(OnnxScorer(onnx_bytes)), request_scorer(LiteRTScorer(tflite_bytes))):
         np.testing.assert_allclose(score(nothing), expected, atol=1e-6)
 
 
 def test_a_candidates_score_does_not_depend_on_the_others(schema, onnx_bytes, tflite_bytes):
     (request,) = random_requests(schema, 1, 16, np.random.default_rng(3))
     alone = Request(request.context, request.events, request.outcomes, request.ad[5:6])
-    for score in (onnx_scorer(onnx_bytes), tflite_scorer(tflite_bytes)):
+    for score in (request_scorer(OnnxScorer(onnx_bytes)), request_scorer(LiteRTScorer(tflite_bytes))):
         np.testing.assert_allclose(score(request)[5:6], score(alone), atol=1e-6)
 
 
-def test_more_candidates_than_the_largest_signature_are_refused(schema, tflite_bytes):
+def test_more_candidates_than_the_largest_signature_are_scored_in_parts(schema, module, tflite_bytes):
     (request,) = random_requests(schema, 1, 17, np.random.default_rng(0))
-    with pytest.raises(ValueError, match="largest"):
-        tflite_scorer(tflite_bytes)(request)
+    scored = request_scorer(LiteRTScorer(tflite_bytes))(request)
+    np.testing.assert_allclose(scored, module_scorer(module)(request), atol=1e-6)
 
 
 def test_an_operator_that_is_not_listed_stops_the_export(onnx_bytes, tflite_bytes, monkeypatch):

@@ -5,8 +5,9 @@ import onnx
 import pytest
 import torch
 
+from sottovoce.client.scorer import OnnxScorer, request_scorer
 from sottovoce.models.onnx_export import to_onnx
-from sottovoce.models.parity import float_scorer, module_scorer, onnx_scorer
+from sottovoce.models.parity import float_scorer, module_scorer
 from sottovoce.models.quantize import quantize
 from sottovoce.models.ranker import RankerConfig, shapes
 from sottovoce.models.request import INPUTS, Request, random_requests
@@ -26,7 +27,7 @@ def linear(request, schema):
 def test_its_files_score_as_training_does(linear, schema):
     config, parameters, module, file = linear
     exact = float_scorer(parameters, schema, config)
-    scorers = module_scorer(module), onnx_scorer(file)
+    scorers = module_scorer(module), request_scorer(OnnxScorer(file))
     for size in (1, 5, 40):
         for request in random_requests(schema, 30, size, np.random.default_rng(size)):
             for scorer in scorers:
@@ -42,7 +43,7 @@ def test_its_file_reads_all_four_inputs(linear):
 
 def test_the_history_moves_the_scores_only_through_interest_counts(linear, schema):
     config, _, _, file = linear
-    score = onnx_scorer(file)
+    score = request_scorer(OnnxScorer(file))
     moved = [
         np.abs(score(one) - score(Request(one.context, 0 * one.events, 0 * one.outcomes, one.ad))).max()
         for one in random_requests(schema, 30, 10, np.random.default_rng(0))

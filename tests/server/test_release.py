@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from sottovoce.client.scorer import LiteRTScorer, OnnxScorer, request_scorer
 from sottovoce.models import ranker
 from sottovoce.models.bundle import unpack
 from sottovoce.models.manifest import load_manifest
-from sottovoce.models.parity import float_scorer, module_scorer, onnx_scorer, quantization_cost, tflite_scorer
+from sottovoce.models.parity import float_scorer, module_scorer, quantization_cost
 from sottovoce.models.passport import SIMULATION, PrivacyPassport
 from sottovoce.models.quantize import quantize
 from sottovoce.models.request import random_requests
@@ -95,7 +96,7 @@ def test_a_device_accepts_the_released_bundle_and_scores_its_golden_requests(goo
         good.bundle, now=NOW, runtimes={"litert": "2.3.0", "onnxruntime": "1.32.0"}, schemas={SCHEMA.digest()}
     )
     assert belief.version == 4
-    for scorer in (onnx_scorer(bundle.onnx), tflite_scorer(bundle.tflite)):
+    for scorer in (request_scorer(OnnxScorer(bundle.onnx)), request_scorer(LiteRTScorer(bundle.tflite))):
         check_golden(bundle, scorer)
 
 
@@ -134,7 +135,7 @@ def test_a_linear_model_with_a_personal_layer_is_released_whole(key):
         out.bundle, now=NOW, runtimes={"litert": "2.3.0", "onnxruntime": "1.32.0"}, schemas={SCHEMA.digest()}
     )
     assert (belief.version, bundle.manifest.personal_variance) == (4, 0.7)
-    for scorer in (onnx_scorer(bundle.onnx), tflite_scorer(bundle.tflite)):
+    for scorer in (request_scorer(OnnxScorer(bundle.onnx)), request_scorer(LiteRTScorer(bundle.tflite))):
         check_golden(bundle, scorer)
 
 
