@@ -14,8 +14,16 @@ from sottovoce.models import ranker
 from sottovoce.models.batch import Batch, interest
 from sottovoce.models.quantize import QuantizedRanker
 from sottovoce.models.ranker import Parameters, RankerConfig
-from sottovoce.models.request import INPUTS, Request, Scorer, Scores, winner
+from sottovoce.models.request import GRID, INPUTS, Request, Scorer, Scores, winner
 from sottovoce.models.schema import Feature, FeatureSchema
+
+SAME_WORTH = 3 * GRID
+"""Two ads whose scores by the module are no further apart are worth the same, whichever of them a runtime shows.
+
+Scores of real numbers have edges on any grid: two that lie on either side of one, however near, may swap when a runtime
+changes their last bits. How often that happens is chance, and no fault of an export. One cell of the grid, and 1e-6 for
+each of the two scores, is all that runtimes within their tolerance can swap; a real fault moves far more.
+"""
 
 MOST_VALUES = 16
 """A device feature with more values than this is not a slice."""
@@ -36,12 +44,14 @@ class Slice(msgspec.Struct, frozen=True, kw_only=True):
         requests: how many.
         decision_change: share of them, as in `ParityReport`.
         runtime_decision_change: likewise.
+        swaps: likewise.
     """
 
     name: str
     requests: int
     decision_change: float
     runtime_decision_change: float
+    swaps: float
 
 
 class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,10 +64,11 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
         onnx_difference: largest score difference between ONNX Runtime and the quantized module.
         tflite_difference: the same for LiteRT.
         runtime_difference: largest score difference between any two of module, ONNX Runtime and LiteRT.
-        decision_change: share of requests whose winner is not the float32 ranker's, for any of the three.
-        runtime_decision_change: share of requests on whose winner the three do not agree.
-        slices: the same two shares by slice, worst first, then largest first; empty where no schema was given. A slice
-            is smaller than the whole, so one changed decision weighs more: the gates judge the whole.
+        decision_change: share of requests whose winner is not the float32 ranker's, for any of the three; swaps apart.
+        runtime_decision_change: share of requests where a runtime shows an ad that is not worth what the module's is.
+        swaps: share of requests where a runtime shows another ad than the module, of the same worth: see `SAME_WORTH`.
+        slices: the same three shares by slice, worst first, then largest first; empty where no schema was given. A
+            slice is smaller than the whole, so one changed decision weighs more: the gates judge the whole.
     """
 
     requests: int
@@ -68,6 +79,7 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
     runtime_difference: float
     decision_change: float
     runtime_decision_change: float
+    swaps: float
     slices: tuple[Slice, ...] = ()
 
 
@@ -97,7 +109,7 @@ def parity(
     if not requests:
         raise ValueError("parity needs at least one request")
     worst = dict.fromkeys(("quantization", "onnx", "tflite", "runtimes"), 0.0)
-    changed = split = 0
+    whole = [0, 0, 0]
     tally: dict[str, list[int]] = {}
     for request in requests:
         exact, quantized, by_onnx, by_tflite = (score(request) for score in (reference, module, onnx, tflite))
@@ -108,15 +120,17 @@ def parity(
             ("runtimes", by_onnx, by_tflite),
         ):
             worst[name] = max(worst[name], _difference(one, other))
-        choices = {winner(scores) for scores in (quantized, by_onnx, by_tflite)}
-        right = winner(exact)
-        differs, disagrees = int(choices != {right}), int(len(choices) > 1)
-        changed += differs
-        split += disagrees
-        for name in slices_of(request, right, schema) if schema is not None else ():
-            counts = tally.setdefault(name, [0, 0, 0])
-            for place, more in enumerate((1, differs, disagrees)):
+        right, chosen = winner(exact), winner(quantized)
+        others = {winner(scores) for scores in (by_onnx, by_tflite)} - {chosen}
+        wrong = {one for one in others if not _same_worth(quantized, chosen, one)}
+        counted = (bool({chosen, *wrong} - {right}), bool(wrong), bool(others - wrong))
+        names = slices_of(request, right, schema) if schema is not None else ()
+        for counts in (whole, *(tally.setdefault(name, [0, 0, 0, 0]) for name in names)):
+            for place, more in enumerate(counted):
                 counts[place] += more
+        for name in names:
+            tally[name][3] += 1
+    changed, split, swapped = (count / len(requests) for count in whole)
     return ParityReport(
         requests=len(requests),
         candidates=sum(len(request.ad) for request in requests),
@@ -124,10 +138,17 @@ def parity(
         onnx_difference=worst["onnx"],
         tflite_difference=worst["tflite"],
         runtime_difference=max(worst["onnx"], worst["tflite"], worst["runtimes"]),
-        decision_change=changed / len(requests),
-        runtime_decision_change=split / len(requests),
+        decision_change=changed,
+        runtime_decision_change=split,
+        swaps=swapped,
         slices=_worst_first(tally),
     )
+
+
+def _same_worth(scores: Scores, one: int, other: int) -> bool:
+    """False where a score is not a number."""
+    worth = scores[[one, other]].astype(np.float64).prod(-1)
+    return bool(abs(worth[0] - worth[1]) <= SAME_WORTH)
 
 
 def slices_of(request: Request, right: int, schema: FeatureSchema) -> tuple[str, ...]:
@@ -169,10 +190,13 @@ def _worst_first(tally: Mapping[str, Sequence[int]]) -> tuple[Slice, ...]:
             requests=requests,
             decision_change=changed / requests,
             runtime_decision_change=split / requests,
+            swaps=swapped / requests,
         )
-        for name, (requests, changed, split) in tally.items()
+        for name, (changed, split, swapped, requests) in tally.items()
     ]
-    return tuple(sorted(slices, key=lambda one: (-one.decision_change, -one.runtime_decision_change, -one.requests)))
+    return tuple(
+        sorted(slices, key=lambda one: (-one.decision_change, -one.runtime_decision_change, -one.swaps, -one.requests))
+    )
 
 
 def quantization_cost(reference: Scorer, module: Scorer, requests: Sequence[Request]) -> tuple[float, float]:

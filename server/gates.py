@@ -22,7 +22,8 @@ class Gates(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     Attributes:
         max_bundle_bytes: size of the `.svb` file.
         max_runtime_difference: score difference between torch, ONNX Runtime and LiteRT.
-        max_runtime_decision_change: share of requests on whose winner these three do not agree.
+        max_runtime_decision_change: share of requests on whose winner these three do not agree, ads of the same worth
+            apart.
         max_quantization_error: score difference between the quantized and the float32 ranker.
         max_decision_change: share of requests whose winner quantization changes.
         max_epsilon: outsider epsilon of the passport.

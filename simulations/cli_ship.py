@@ -141,7 +141,7 @@ def release(
         click.echo(
             f"  {report.parity.requests:,} requests in {len(report.parity.slices)} slices; the worst is {worst.name}:"
             f" {worst.decision_change:.2%} of {worst.requests:,} decisions change, runtimes disagree on"
-            f" {worst.runtime_decision_change:.2%}"
+            f" {worst.runtime_decision_change:.2%}; ads of the same worth swap in {report.parity.swaps:.2%} of all"
         )
     click.echo(f"bundle: {made.path}  {report.bundle_bytes:,} bytes  sha256 {report.bundle_sha256}")
     click.echo(f"public key: {public if key is None else f'the one of {key}'}")

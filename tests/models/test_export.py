@@ -219,6 +219,27 @@ def test_parity_sees_a_runtime_that_is_off_and_one_that_is_not_a_number(paramete
         parity(exact, same, same, same, [])
 
 
+@pytest.mark.parametrize(("apart", "what"), [(2e-8, "swaps"), (2e-6, "swaps"), (5e-6, "runtime_decision_change")])
+def test_a_swap_of_ads_of_the_same_worth_is_no_changed_decision_and_any_other_is(schema, apart, what):
+    """Scores on either side of an edge of the grid: a runtime that is off by half of `apart` shows the other ad."""
+    (request,) = random_requests(schema, 1, 3, np.random.default_rng(0))
+    edge = 0.3000005
+    module = np.array([[0.1], [edge - apart / 2], [edge + apart / 2]])
+    found = parity(lambda _: module, lambda _: module, lambda _: module, lambda _: module[[0, 2, 1]], [request], schema)
+    other = {"swaps", "runtime_decision_change"} - {what}
+    assert getattr(found, what) == getattr(found.slices[0], what) == 1.0
+    assert all(getattr(found, name) == 0.0 for name in other)
+    assert found.decision_change == found.runtime_decision_change
+    broken = parity(
+        lambda _: module,
+        lambda _: module,
+        lambda _: module,
+        lambda _: module[[0, 2, 1]] * [[np.nan], [1], [1]],
+        [request],
+    )
+    assert broken.runtime_difference == float("inf")
+
+
 def test_the_float_scorer_is_the_ranker_of_training(parameters, schema, config):
     """One request with N candidates scores like N training rows of one candidate each."""
     from sottovoce.models.batch import Batch, interest
