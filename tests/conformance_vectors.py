@@ -769,7 +769,8 @@ def published(
     plain = {
         "model_id": "line", "version": 7, "created": NOW, "expires": NOW + timedelta(days=30),
         "min_runtime": Runtimes(litert="1.2.0", onnxruntime="1.15.0"), "schema_digest": TINY.digest(),
-        "passport_digest": digests["passport.json"].sha256, "heads": TINY.heads, "files": listed(digests),
+        "passport_digest": digests["passport.json"].sha256, "checkpoint_digest": "cd" * 32, "heads": TINY.heads,
+        "files": listed(digests),
         "quantization": "int8", "inputs": (Port(name="ad", shape=(-1, 1), dtype="int32"),),
         "outputs": (Port(name="scores", shape=(-1, 1), dtype="float32"),), "key_threshold": 1,
         "rollout": Rollout(percent=100.0, salt="line 7"),
@@ -954,6 +955,8 @@ def signed_attacks() -> dict[str, dict]:
             listed=lambda f: f | {"model.onnx": f["model.tflite"], "model.tflite": f["model.onnx"]}
         ),
         "it names another passport": published(passport_digest="0" * 64),
+        "it names no checkpoint": spelled(b'"checkpoint_digest":"' + b"cd" * 32 + b'",', b""),
+        "a line break follows the digest of its checkpoint": spelled(b"cd" * 32, b"cd" * 32 + b"\\n"),
         "it asks for no key": spelled(b'"key_threshold":1', b'"key_threshold":0'),
         "it is rolled out to more than all": spelled(b'"percent":100.0', b'"percent":100.5'),
         "it has an unknown field": spelled(b'"version":7', b'"version":7,"zone":1'),
