@@ -4,7 +4,7 @@ import hashlib
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sottovoce.models.schema import Feature, FeatureSchema, load_schema
@@ -106,6 +106,14 @@ BROKEN = st.tuples(st.one_of(NUMERAL, WHOLE), STRANGE, st.integers(0, 9)).map(
 
 
 @pytest.mark.parametrize("feature", [AD, PRICE], ids=lambda feature: feature.kind)
+@example(text="\u0667")
+@example(text="\uff17.0")
+@example(text="7.\u0660")
+@example(text="1e\u0662")
+@example(text="7\n")
+@example(text="1_0")
+@example(text=" 7 ")
+@example(text="0x1")
 @given(text=st.one_of(st.text(max_size=6), NEARLY, NUMERAL, WHOLE, BROKEN))
 def test_text_is_the_number_it_spells_in_plain_ascii_and_anything_else_is_missing(feature, text):
     number = spelled(text, feature.kind)
