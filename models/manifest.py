@@ -14,7 +14,7 @@ from sottovoce.models.rollout import Rollout
 from sottovoce.models.signing import MOST_SIGNATURES
 from sottovoce.privacy.errors import BundleError
 
-Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 Release = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,6}(\.[0-9]{1,6}){0,3}$")]
 Version = Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)]
@@ -72,6 +72,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         min_runtime: oldest runtimes.
         schema_digest: SHA-256 of `schema.json`.
         passport_digest: SHA-256 of `passport.json`.
+        checkpoint_digest: SHA-256 of the checkpoint whose weights these are, as the ledger committed it.
         heads: what the columns of the output mean.
         files: every file of the bundle but the manifest and the signature.
         parent_version: the version it was trained on from, if any; below `version`.
@@ -92,6 +93,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     min_runtime: Runtimes
     schema_digest: Digest
     passport_digest: Digest
+    checkpoint_digest: Digest
     heads: tuple[str, ...]
     files: Mapping[str, File]
     parent_version: Version | None = None

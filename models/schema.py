@@ -8,8 +8,10 @@ a phone cannot encode differently from the fleet that trained the model without 
 
 import hashlib
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 from typing import Literal
 
 import msgspec
@@ -25,6 +27,19 @@ OUTCOMES = ("seen", "click", "conversion")
 """What became of a past impression, in the order of the outcome rows."""
 
 
+NUMERALS: Mapping[str, re.Pattern[str]] = MappingProxyType(
+    {
+        "integer": re.compile(r"-?[0-9]+(\.0+)?"),
+        "bucket": re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?"),
+    }
+)
+"""Texts that a kind reads as a number; the whole text must match, and nothing but ASCII does.
+
+What a language's own parser takes beyond that differs from one to the next: white space, a plus sign, underscores,
+digits of other scripts, `.5`, `0x1`, `inf`. The zeros after a whole number are what tables write in columns with gaps.
+"""
+
+
 class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One categorical feature.
 
@@ -35,6 +50,7 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             `hash`: any string or number, SHA-256 of "seed|name|value";
             `integer`: whole numbers 0 ... buckets - 1, others count as missing;
             `bucket`: real numbers, by `boundaries`; value < boundaries[0] is bucket 0.
+            Text counts as the number that it spells by `NUMERALS`, and otherwise as missing.
         buckets: rows of its own. For `bucket` it must be len(boundaries) + 1.
         seed: of the hash.
         boundaries: strictly increasing, for `bucket` only.
@@ -71,6 +87,10 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         if self.in_history and self.source != "ad":
             raise SchemaError(f"feature {self.name!r}: only ad features are kept in the history", "unset in_history")
 
+    def reads(self, text: str) -> bool:
+        """Whether the text says something to this feature, even if it then counts as missing for its size."""
+        return self.kind == "hash" or NUMERALS[self.kind].fullmatch(text) is not None
+
     def bucket(self, value: Value) -> int:
         """Row of `value` within this feature's block, or -1 when it is missing or unknown."""
         if value is None or (isinstance(value, float) and math.isnan(value)) or value == "":
@@ -80,12 +100,9 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
                 value = int(value)
             digest = hashlib.sha256(f"{self.seed}|{self.name}|{value}".encode()).digest()
             return int.from_bytes(digest[:8], "big") % self.buckets
-        try:
-            number = float(value)
-        except ValueError:
+        if isinstance(value, str) and not self.reads(value):
             return -1
-        if math.isnan(number):
-            return -1
+        number = float(value)
         if self.kind == "bucket":
             return int(np.searchsorted(np.asarray(self.boundaries), number, side="right"))
         return int(number) if number.is_integer() and 0 <= number < self.buckets else -1

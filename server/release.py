@@ -95,6 +95,7 @@ def release(
     requests: Sequence[Request],
     keys: Sequence[PrivateKey],
     *,
+    checkpoint_digest: str,
     model_id: str,
     version: int,
     now: datetime,
@@ -122,6 +123,8 @@ def release(
         passport: from the ledger of the run.
         requests: to compare the scorers on; at most as many candidates each as the largest of `sizes`.
         keys: 1 to 8 signing keys.
+        checkpoint_digest: SHA-256, in hexadecimal, of the checkpoint that the parameters were read from; that the
+            ledger committed it is for the caller to see to, who has the ledger.
         model_id: the line of models that versions count along.
         version: above that of every earlier release of the line.
         now: time of signing, with time zone.
@@ -181,6 +184,7 @@ def release(
         min_runtime=OLDEST_RUNTIMES,
         schema_digest=schema.digest(),
         passport_digest=passport.digest(),
+        checkpoint_digest=checkpoint_digest,
         heads=schema.heads,
         files={name: File(sha256=hashlib.sha256(data).hexdigest(), length=len(data)) for name, data in files.items()},
         parent_version=parent_version,

@@ -1,11 +1,14 @@
 """A passport held against the ledger it names: everything it says is recomputed from the rows that stood then.
 
+So is what the manifest says of the weights: that their checkpoint is a release which these rows paid for.
+
 Rows that were appended later change nothing in what was true at the release; they are counted and said. A ledger that
 is shorter, or whose row at that place is another one, is not the ledger of the passport, and nothing is compared.
 """
 
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 import msgspec
 
@@ -17,6 +20,7 @@ from sottovoce.privacy.errors import ConfigError, LedgerError
 from sottovoce.privacy.plan import MechanismPlan
 from sottovoce.privacy.reading import Reader
 from sottovoce.simulations.issuing import passport
+from sottovoce.simulations.paid_weights import paid_weights
 
 CLOSE = 1e-6
 """Relative difference up to which two epsilons are the same: other builds of numerical libraries round otherwise."""
@@ -26,15 +30,23 @@ SINCE = ("audit", "plan_hash")
 
 
 class Mismatch(msgspec.Struct, frozen=True, kw_only=True):
-    """A field on which passport and ledger do not agree; both values as JSON."""
+    """A field on which bundle and ledger do not agree; both values as JSON.
+
+    Attributes:
+        field: its name.
+        stated: what the bundle says.
+        ledger: what the ledger comes to, or says of it in words.
+        file: of the bundle, where it is stated.
+    """
 
     field: str
-    passport: str
+    stated: str
     ledger: str
+    file: Literal["passport", "manifest"] = "passport"
 
     def __str__(self) -> str:
         """One line."""
-        return f"{self.field}: the passport says {self.passport}, the ledger {self.ledger}"
+        return f"{self.field}: the {self.file} says {self.stated}, the ledger {self.ledger}"
 
 
 class LedgerCheck(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +59,7 @@ class LedgerCheck(msgspec.Struct, frozen=True, kw_only=True):
         agreed: fields that are what the ledger comes to.
         mismatches: fields that are not.
         not_checked: what no ledger can show, in words.
+        paid_row: where the ledger committed the checkpoint; None where it did not, which is among the mismatches.
     """
 
     ledger: str
@@ -55,15 +68,17 @@ class LedgerCheck(msgspec.Struct, frozen=True, kw_only=True):
     agreed: tuple[str, ...]
     mismatches: tuple[Mismatch, ...]
     not_checked: tuple[str, ...]
+    paid_row: int | None
 
 
-def check_ledger(stated: PrivacyPassport, ledger: Reader) -> LedgerCheck:
-    """Every field of a passport, held against the ledger as it stood at the release.
+def check_ledger(stated: PrivacyPassport, checkpoint: str, ledger: Reader) -> LedgerCheck:
+    """Every field of a passport, and the checkpoint, held against the ledger as it stood at the release.
 
     Where a passport names no plan, the plan of the ledger that agrees with it best is taken.
 
     Args:
         stated: the passport.
+        checkpoint: its SHA-256, as the manifest states it.
         ledger: open; all of it is checked, later rows too.
 
     Raises:
@@ -79,6 +94,12 @@ def check_ledger(stated: PrivacyPassport, ledger: Reader) -> LedgerCheck:
     if not proofs:
         raise LedgerError(f"{ledger.name}: holds no plan of a training run", "name the ledger of the run")
     mismatches = min((_compare(stated, proof) for proof in proofs), key=len)
+    paid = paid_weights(ledger, checkpoint, stated)
+    if paid.fault:
+        unpaid = Mismatch(
+            field="checkpoint_digest", stated=_text(checkpoint), ledger=_text(paid.fault), file="manifest"
+        )
+        mismatches = (*mismatches, unpaid)
     wrong = {one.field for one in mismatches}
     absent = {name for name in SINCE if not getattr(stated, name)}
     return LedgerCheck(
@@ -88,6 +109,7 @@ def check_ledger(stated: PrivacyPassport, ledger: Reader) -> LedgerCheck:
         agreed=tuple(name for name in stated.__struct_fields__ if name not in wrong | absent),
         mismatches=mismatches,
         not_checked=_unchecked(stated, proofs[0], then, book, absent),
+        paid_row=paid.row,
     )
 
 
@@ -130,7 +152,7 @@ def _plans(book: Book, wanted: str) -> list[MechanismPlan]:
 
 def _compare(stated: PrivacyPassport, proof: PrivacyPassport) -> tuple[Mismatch, ...]:
     return tuple(
-        Mismatch(field=name, passport=_text(getattr(stated, name)), ledger=_text(getattr(proof, name)))
+        Mismatch(field=name, stated=_text(getattr(stated, name)), ledger=_text(getattr(proof, name)))
         for name in stated.__struct_fields__
         if not _agree(name, getattr(stated, name), getattr(proof, name))
     )
@@ -158,7 +180,7 @@ def _unchecked(
     stated: PrivacyPassport, proof: PrivacyPassport, then: Reader, book: Book, absent: set[str]
 ) -> tuple[str, ...]:
     """What this comparison cannot show."""
-    found = ["the model: a bundle does not carry the digest of its checkpoint, so the ledger cannot be asked for it"]
+    found = []
     if added := _added(stated.label, proof.label):
         found.append(f"label: what the signer adds in words of their own: {added}")
     found += [f"{name}: not stated, the bundle is of an older version" for name in sorted(absent)]

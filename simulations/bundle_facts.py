@@ -88,6 +88,7 @@ def lines(facts: BundleFacts) -> list[str]:
         f"keys that had to sign: {manifest.key_threshold}",
         f"rollout: {manifest.rollout.percent:g} % of devices, salt {manifest.rollout.salt!r}",
         f"weights: {manifest.quantization}",
+        f"made from checkpoint: {manifest.checkpoint_digest}",
         f"features: {', '.join(f'{name} ({source})' for name, source in facts.features.items())}",
         f"runtimes: litert {manifest.min_runtime.litert} or newer, onnxruntime {manifest.min_runtime.onnxruntime} "
         "or newer",

@@ -16,7 +16,7 @@ import click
 
 from sottovoce.client.scorer import LiteRTScorer, OnnxScorer, Scorer, request_scorer
 from sottovoce.models.bundle import Bundle
-from sottovoce.models.passport import PrivacyPassport, releasable
+from sottovoce.models.passport import releasable
 from sottovoce.models.quiet import quiet_stderr
 from sottovoce.models.signing import key_id, load_public_key
 from sottovoce.models.trust import Trust, check_golden
@@ -69,9 +69,12 @@ def show(file: Path, keys: Sequence[Path], json_output: bool) -> None:
     callback=ledger_place,
     help="Run folder, ledger file or postgresql:// address; its later rows are all right.",
 )
+@click.option("--checkpoint", type=PATH, help="Checkpoint that it was made from: its weights are quantized again.")
 @as_json
-def verify(file: Path, keys: Sequence[Path], place: Path | str | None, json_output: bool) -> None:
-    """Take a bundle as a device would, then recompute what its passport says from the ledger.
+def verify(
+    file: Path, keys: Sequence[Path], place: Path | str | None, checkpoint: Path | None, json_output: bool
+) -> None:
+    """Take a bundle as a device would, then recompute what it says of itself from the ledger.
 
     Ends with 0 only when every rule holds and every field agrees; each field that does not is named with both values.
     """
@@ -83,8 +86,10 @@ def verify(file: Path, keys: Sequence[Path], place: Path | str | None, json_outp
     for name in installed:
         _score_golden(accepted, name)
     releasable(accepted.passport)
-    checked = None if place is None else _against(accepted.passport, place)
+    checked = None if place is None else _against(accepted, place)
     held = [line.format(runtimes=" and ".join(installed)) for line in HOLDS]
+    if checkpoint is not None:
+        held.append(_made_from(accepted, checkpoint))
     manifest = accepted.manifest
     if json_output:
         print_json(
@@ -107,32 +112,44 @@ def verify(file: Path, keys: Sequence[Path], place: Path | str | None, json_outp
             click.echo(f"holds: {line}")
         for line in passport_lines(accepted.passport):
             click.echo(printable(line))
+        if checkpoint is None:
+            click.echo("not checked: that the files hold the weights of the checkpoint they name, which was not given")
         _show_ledger(checked)
     if checked is not None and checked.mismatches:
         sys.stdout.flush()
         wrong = ", ".join(one.field for one in checked.mismatches)
         raise BundleError(
-            f"passport and ledger do not agree on: {wrong}", "do not put this bundle to use; ask who signed it"
+            f"bundle and ledger do not agree on: {wrong}", "do not put this bundle to use; ask who signed it"
         )
 
 
-def _against(passport: PrivacyPassport, place: Path | str) -> "LedgerCheck":
+def _against(accepted: Bundle, place: Path | str) -> "LedgerCheck":
     from sottovoce.privacy.ledger import Ledger
     from sottovoce.simulations.bundle_check import check_ledger  # accounting, not part of the device runtime
 
     with Ledger.open_unchecked(place) as ledger:
-        return check_ledger(passport, ledger)
+        return check_ledger(accepted.passport, accepted.manifest.checkpoint_digest, ledger)
+
+
+def _made_from(accepted: Bundle, checkpoint: Path) -> str:
+    """What holds of a bundle that was made from this checkpoint, in words."""
+    from sottovoce.simulations.checkpoint_tables import require_made_from  # quantizing needs torch
+
+    tables = require_made_from(accepted, _read(checkpoint), checkpoint.name)
+    return f"{tables} tables are what the weights of {checkpoint.name} quantize to, and LiteRT scores as they do"
 
 
 def _show_ledger(checked: "LedgerCheck | None") -> None:
     if checked is None:
-        click.echo("not checked: the passport's figures, no ledger was given")
+        click.echo("not checked: the passport's figures and who paid for the weights, no ledger was given")
         return
     for mismatch in checked.mismatches:
         click.echo(printable(f"DIFFERS: {mismatch}"))
     for line in checked.not_checked:
         click.echo(printable(f"not checked: {line}"))
     later = f"; {checked.later_rows:,} rows were appended later" if checked.later_rows else ""
+    if checked.paid_row is not None:
+        click.echo(f"ledger: row {checked.paid_row:,} committed the checkpoint of these weights as a paid release")
     click.echo(
         f"ledger: {len(checked.agreed)} fields of the passport are what its first {checked.rows:,} rows come to{later}"
     )

@@ -22,6 +22,9 @@ from sottovoce.privacy.errors import DataError
 
 _BROKEN_ROW = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+)")
 
+NONE = frozenset(pa.csv.ConvertOptions().null_values)
+"""How tables write that there is no number: nothing at all, NA, NaN, null and the like. A device reads none of them."""
+
 CSV_ENDINGS = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 
 
@@ -158,8 +161,10 @@ class Columns:
     def encoded(self, name: str, schema: FeatureSchema, feature: Feature) -> Ids:
         """Rows of the embedding table for `feature`, shape (rows,); an empty cell is padding.
 
+        Where a number is needed, so is a text of `NONE`; any other text that is no number to a device is refused.
+
         Raises:
-            DataError: a text where the feature needs a number, or a type that is no single value.
+            DataError: a text that the feature does not read as a number, or a type that is no single value.
         """
         values = self.values(name)
         if pa.types.is_nested(values.type) or pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
@@ -169,7 +174,7 @@ class Columns:
         codes = coded.indices.fill_null(len(distinct)).to_numpy(zero_copy_only=False)
         if feature.kind != "hash":
             for code, value in enumerate(distinct):
-                if isinstance(value, str) and value and not is_number(value):
+                if isinstance(value, str) and value not in NONE and not feature.reads(value):
                     row = int(np.argmax(codes == code)) + 1
                     raise self.fault(
                         name,
@@ -218,15 +223,6 @@ def read(path: Path, columns: Sequence[str], text: Iterable[str] = ()) -> Column
 def plain(value: object) -> str | int | float | None:
     """A cell as the encoder takes it: dates and the like become text."""
     return value if value is None or isinstance(value, str | int | float) else str(value)
-
-
-def is_number(value: str) -> bool:
-    """Whether the text is a number."""
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return True
 
 
 def _require(path: Path, present: Sequence[str], wanted: Sequence[str]) -> None:

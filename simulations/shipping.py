@@ -144,6 +144,7 @@ def ship(
         proof,
         comparison_requests(dataset),
         keys,
+        checkpoint_digest=model.sha256,
         model_id=model_id,
         version=version,
         now=now,

@@ -23,8 +23,9 @@
     buckets = 16
 
 Each device's rows must stand in ascending time, wherever they stand in the file. A device feature is taken from the
-device's first row. An ad is a distinct combination of its features. In a CSV file, hashed columns and the device column
-are taken as written ("01" is not "1"). What an `integer` feature finds outside 0 ... buckets - 1 counts as missing.
+device's first row. An ad is a distinct combination of its features. In a CSV file, features and the device column are
+taken as written: to a hashed feature "01" is not "1", and the others read a number exactly as a device reads it from a
+text (`NUMERALS` in `models/schema.py`). What an `integer` feature finds outside 0 ... buckets - 1 counts as missing.
 """
 
 import tomllib
@@ -313,8 +314,13 @@ def _require_same_type(rows: _Rows, ids: Ids, layout: Layout) -> None:
 def _rows(path: Path, layout: Layout) -> _Rows:
     schema = layout.schema
     wanted = [layout.device, layout.time, *layout.labels, *layout.columns.values()]
-    hashed = [layout.columns[feature.name] for feature in schema.features if feature.kind == "hash"]
-    file = read(path, wanted, text=[layout.device, *hashed])
+    counted = (layout.time, *layout.labels)  # which must stay numbers where they serve as features too
+    written = [
+        layout.columns[feature.name]
+        for feature in schema.features
+        if feature.kind == "hash" or layout.columns[feature.name] not in counted
+    ]
+    file = read(path, wanted, text=[layout.device, *written])
     labels = np.stack([file.labels(name) for name in layout.labels], 1)
     if (labels[:, -1] > labels[:, 0]).any():
         row = int(np.argmax(labels[:, -1] > labels[:, 0])) + 1

@@ -116,6 +116,7 @@ def version(number, *, created=NOW, size=4000, key=KEY, model_id="line", onnx=No
         min_runtime=Runtimes(litert="1.2.0", onnxruntime="1.15.0"),
         schema_digest=SCHEMA.digest(),
         passport_digest=hashlib.sha256(files["passport.json"]).hexdigest(),
+        checkpoint_digest=hashlib.sha256(tflite).hexdigest(),
         heads=SCHEMA.heads,
         files={name: File(sha256=hashlib.sha256(data).hexdigest(), length=len(data)) for name, data in files.items()},
         quantization="int8",

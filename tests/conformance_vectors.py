@@ -78,12 +78,17 @@ VALUES = {
     "category": ["1058", 1058, "1097", None],
     "hour": [
         None, "", 0, 23, 24, -1, -0.0, 23.0, 23.5, 1e300, 2**53, "0", "23", "24", "-1", "7.0", "7.5", "1e1", "x", "0x7",
-        " 7", "7\n", "+7", "1_0", "\u0667", "inf", "nan", "7,0", "7 8",
+        " 7", "7\n", "+7", "1_0", "\u0667", "inf", "nan", "7,0", "7 8", "007", "-0", "7.", "7.00",
+        "7.000000000000000000001", ".7", "0x1", "1e0", "1E1", " 7 ", "\u00a07", "\ufeff7", "7\0", "\uff17", "\u00b2",
+        "\u2212" + "1", "--1", "-", "7f", "infinity", "0" * 400 + "7", "1" * 400, "true",
     ],
     "ad_id": [0, 49, 50, "49", 1.0000000000000002],
     "temperature": [
         None, "", -1e308, -10.000000000000002, -10, -10.0, -9.999999999999998, -0.0, 0, 1e-320, 18.5,
         18.499999999999996, 30, 29.999999999999996, 1e308, "18.5", "-11", "cold", "inf", "-Infinity", "nan",
+        "1e2", "1E+1", "185e-1", "-1e-400", "1e999", "-1e999", "00.5", "-0.0", "infinity", "18.", ".5", "-.5",
+        "+1", "1e", "1e1.0", "1e+", "1_0", "1 0", " 18.5", "18.5 ", "\u0661\u0668", "18\u066b5", "18,5",
+        "0x1p4", "1d2", "1f", "NaN", "1e\u0662", "18.499999999999998", "18.49999999999999999", "1" + "0" * 400,
     ],
     "price": [0.99, 1, 1.0, 9.99, 10, 11, -5, None],
 }  # fmt: skip
@@ -769,7 +774,8 @@ def published(
     plain = {
         "model_id": "line", "version": 7, "created": NOW, "expires": NOW + timedelta(days=30),
         "min_runtime": Runtimes(litert="1.2.0", onnxruntime="1.15.0"), "schema_digest": TINY.digest(),
-        "passport_digest": digests["passport.json"].sha256, "heads": TINY.heads, "files": listed(digests),
+        "passport_digest": digests["passport.json"].sha256, "checkpoint_digest": "cd" * 32, "heads": TINY.heads,
+        "files": listed(digests),
         "quantization": "int8", "inputs": (Port(name="ad", shape=(-1, 1), dtype="int32"),),
         "outputs": (Port(name="scores", shape=(-1, 1), dtype="float32"),), "key_threshold": 1,
         "rollout": Rollout(percent=100.0, salt="line 7"),
@@ -954,6 +960,8 @@ def signed_attacks() -> dict[str, dict]:
             listed=lambda f: f | {"model.onnx": f["model.tflite"], "model.tflite": f["model.onnx"]}
         ),
         "it names another passport": published(passport_digest="0" * 64),
+        "it names no checkpoint": spelled(b'"checkpoint_digest":"' + b"cd" * 32 + b'",', b""),
+        "a line break follows the digest of its checkpoint": spelled(b"cd" * 32, b"cd" * 32 + b"\\n"),
         "it asks for no key": spelled(b'"key_threshold":1', b'"key_threshold":0'),
         "it is rolled out to more than all": spelled(b'"percent":100.0', b'"percent":100.5'),
         "it has an unknown field": spelled(b'"version":7', b'"version":7,"zone":1'),

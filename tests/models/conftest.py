@@ -86,7 +86,7 @@ class Publisher:
         self.created, self.expires = NOW, NOW + timedelta(days=30)
         self.min_runtime = Runtimes(litert="1.2.0", onnxruntime="1.15.0")
         self.key_threshold, self.rollout = 1, Rollout(percent=100.0, salt="line 7")
-        self.schema_digest, self.heads = schema.digest(), schema.heads
+        self.schema_digest, self.heads, self.checkpoint_digest = schema.digest(), schema.heads, "cd" * 32
         self.files = {
             "model.onnx": b"onnx bytes",
             "model.tflite": b"tflite bytes",
@@ -105,6 +105,7 @@ class Publisher:
             min_runtime=self.min_runtime,
             schema_digest=self.schema_digest,
             passport_digest=hashlib.sha256(self.files["passport.json"]).hexdigest(),
+            checkpoint_digest=self.checkpoint_digest,
             heads=self.heads,
             files={
                 name: File(sha256=hashlib.sha256(data).hexdigest(), length=len(data))

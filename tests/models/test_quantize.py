@@ -10,7 +10,7 @@ from sottovoce.models import ranker
 from sottovoce.models.parity import float_scorer, module_scorer, quantization_cost
 from sottovoce.models.quantize import PLANES, quantize
 from sottovoce.models.request import random_requests
-from sottovoce.models.row_scales import row_scales
+from sottovoce.models.row_scales import RowScales, row_scales
 from sottovoce.privacy.errors import GateError
 
 
@@ -94,6 +94,27 @@ def test_with_the_scales_of_before_a_small_change_changes_fewer_bytes(one_byte, 
     first = stored(before["table"], None)
     kept, new = (int((stored(table, previous) != first).sum()) for previous in (old, None))
     assert 0 < kept < 0.75 * new
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(-30, 30), st.sampled_from(PLANES), st.booleans(), st.booleans())
+def test_its_own_scales_give_a_table_back_whether_they_were_new_or_kept(
+    parameters, schema, config, seed, power, planes, one_byte, kept
+):
+    generator = torch.Generator().manual_seed(seed)
+    wanted = torch.randn(parameters["table"].shape, generator=generator) * 10.0**power
+    wanted[[0, 5]] = 0.0
+    previous = None
+    if kept:
+        previous = row_scales(wanted[:, 1:] * (1 + torch.rand(len(wanted), 1, generator=generator)), one_byte)
+    weights = dict(parameters) | {"table": wanted}
+    first = quantize(weights, schema, config, planes, one_byte_scales=one_byte, previous=previous)
+    if first.levels is None:
+        own = RowScales(first.exact[:, 1:])
+    else:
+        own = RowScales(first.levels[first.codes[:, -1].long() + 128, :], first.levels)
+    second = quantize(weights, schema, config, planes, one_byte_scales=one_byte, previous=own)
+    assert all(torch.equal(one, other) for one, other in zip(first.buffers(), second.buffers(), strict=True))
 
 
 def test_a_vector_of_one_value_with_a_scale_of_one_byte_has_one_plane(schema):

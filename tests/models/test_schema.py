@@ -4,7 +4,7 @@ import hashlib
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sottovoce.models.schema import Feature, FeatureSchema, load_schema
@@ -66,6 +66,59 @@ def test_encoding_a_column_is_encoding_each_value(values):
         assert rows.tolist() == [SCHEMA.row(feature, value) for value in values]
         first = SCHEMA.offsets[feature.name]
         assert all(row == 0 or first <= row < first + feature.buckets for row in rows.tolist())
+
+
+def spelled(text: str, kind: str) -> float | None:
+    """The number that a text spells by the grammar, read letter by letter; None where it spells none."""
+    rest = text[1:] if text.startswith("-") else text
+
+    def digits() -> str:
+        nonlocal rest
+        count = 0
+        while count < len(rest) and rest[count] in "0123456789":
+            count += 1
+        found, rest = rest[:count], rest[count:]
+        return found
+
+    if not digits():
+        return None
+    if rest.startswith("."):
+        rest = rest[1:]
+        part = digits()
+        if not part or (kind == "integer" and part.strip("0")):
+            return None
+    if kind == "bucket" and rest[:1] in ("e", "E"):
+        rest = rest[2:] if rest[1:2] in ("+", "-") else rest[1:]
+        if not digits():
+            return None
+    return None if rest else float(text)
+
+
+NEARLY = st.text("0123456789-+.eE_ \n\t\u0667\uff17\u00b2\u2212xXfdinfa,\0", max_size=8)
+NUMERAL = st.from_regex(r"-?[0-9]{1,3}(\.[0-9]{1,3})?([eE][+-]?[0-9]{1,3})?", fullmatch=True)
+WHOLE = st.from_regex(r"-?0{0,2}[0-9]{1,2}(\.0{1,3})?", fullmatch=True)
+STRANGE = st.sampled_from(
+    [" ", "\n", "+", "_", "\u00a0", "\u0667", "\uff11", ".", "e", "0x", "f", "\0", "\ufeff", "nan", "inf"]
+)
+BROKEN = st.tuples(st.one_of(NUMERAL, WHOLE), STRANGE, st.integers(0, 9)).map(
+    lambda t: t[0][: t[2]] + t[1] + t[0][t[2] :]
+)
+
+
+@pytest.mark.parametrize("feature", [AD, PRICE], ids=lambda feature: feature.kind)
+@example(text="\u0667")
+@example(text="\uff17.0")
+@example(text="7.\u0660")
+@example(text="1e\u0662")
+@example(text="7\n")
+@example(text="1_0")
+@example(text=" 7 ")
+@example(text="0x1")
+@given(text=st.one_of(st.text(max_size=6), NEARLY, NUMERAL, WHOLE, BROKEN))
+def test_text_is_the_number_it_spells_in_plain_ascii_and_anything_else_is_missing(feature, text):
+    number = spelled(text, feature.kind)
+    assert feature.reads(text) is (number is not None)
+    assert SCHEMA.row(feature, text) == (0 if number is None else SCHEMA.row(feature, number))
 
 
 @given(st.dictionaries(st.sampled_from(["kind", "ad", "size", "other"]), st.one_of(st.none(), st.integers(0, 9))))

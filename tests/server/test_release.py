@@ -68,6 +68,7 @@ def trained(spread=0.4, config=CONFIG):
 
 def released(parameters=None, passport=PASSPORT, keys=None, config=CONFIG, **changed):
     arguments = {
+        "checkpoint_digest": "cd" * 32,
         "model_id": "market",
         "version": 4,
         "now": NOW,
@@ -118,7 +119,7 @@ def test_the_manifest_states_utc_times_parent_and_storage(good):
     assert manifest.created == NOW
     assert manifest.created.tzinfo == UTC
     assert manifest.expires - manifest.created == timedelta(days=30)
-    assert (manifest.version, manifest.parent_version) == (4, 3)
+    assert (manifest.version, manifest.parent_version, manifest.checkpoint_digest) == (4, 3, "cd" * 32)
     assert "int8" in manifest.quantization
     assert manifest.personal_variance == 0.0
     assert [port.name for port in manifest.inputs] == ["context", "events", "outcomes", "ad"]

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
@@ -18,20 +19,25 @@ from sottovoce.models import ranker
 from sottovoce.models.bundle import pack, unpack
 from sottovoce.models.manifest import File, load_manifest
 from sottovoce.models.passport import SIMULATION, load_passport
+from sottovoce.models.quantize import quantize
 from sottovoce.models.request import random_requests
 from sottovoce.models.rollout import Rollout
 from sottovoce.models.schema import Feature, FeatureSchema
 from sottovoce.models.signing import generate_key, key_id, save_public_key, sign
+from sottovoce.models.trust import Trust
 from sottovoce.privacy.audit import audit
 from sottovoce.privacy.budget import Budget
-from sottovoce.privacy.errors import LedgerError
+from sottovoce.privacy.errors import DigestError, LedgerError
 from sottovoce.privacy.ledger import Ledger
 from sottovoce.privacy.plan import MechanismPlan
+from sottovoce.server.checkpoint import Facts, encode
 from sottovoce.server.gates import Gates
 from sottovoce.server.release import release
 from sottovoce.simulations import bundle_check
 from sottovoce.simulations.bundle_check import check_ledger
+from sottovoce.simulations.checkpoint_tables import require_made_from
 from sottovoce.simulations.issuing import passport
+from sottovoce.simulations.paid_weights import PaidWeights, paid_weights
 
 torch.set_num_threads(1)
 
@@ -48,6 +54,23 @@ OTHER = MechanismPlan(100, 0.2, 0.5, 2.5, 3, 1e-3)
 KEY = generate_key()
 
 
+def checkpoint_of(weights):
+    facts = Facts(run_id="run", round=3, plan_hash="", schema_digest=SCHEMA.digest(), ledger_length=8, ledger_hash="")
+    return encode({f"average/{name}": value for name, value in weights.items()}, facts)
+
+
+def drawn_weights():
+    generator = torch.Generator().manual_seed(1)
+    drawn = {n: torch.randn(s, generator=generator) * 0.4 for n, s in ranker.shapes(SCHEMA, CONFIG).items()}
+    drawn["table"][0] = 0.0
+    return drawn
+
+
+WEIGHTS = drawn_weights()
+FILE = checkpoint_of(WEIGHTS)  # written once: the order of its metadata is drawn anew each time
+CHECKPOINT = sha256(FILE).hexdigest()
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A ledger of three paid rounds and the bundle released on its strength."""
@@ -56,17 +79,15 @@ def made(tmp_path_factory):
         budget = Budget(100.0, PLAN.delta, ledger)
         budget.register(PLAN, OTHER)
         for round in range(1, 4):
-            ledger.commit(budget.reserve(PLAN, "run", round, "secure"), f"{round:064x}")
-    generator = torch.Generator().manual_seed(1)
-    weights = {n: torch.randn(s, generator=generator) * 0.4 for n, s in ranker.shapes(SCHEMA, CONFIG).items()}
-    weights["table"][0] = 0.0
+            ledger.commit(budget.reserve(PLAN, "run", round, "secure"), CHECKPOINT if round == 3 else f"{round:064x}")
     out = release(
-        weights,
+        WEIGHTS,
         SCHEMA,
         CONFIG,
         passport(audit(folder / "ledger.db"), PLAN),
         random_requests(SCHEMA, 20, 12, np.random.default_rng(0)),
         [KEY],
+        checkpoint_digest=CHECKPOINT,
         model_id="market",
         version=4,
         now=datetime.now(UTC),
@@ -77,6 +98,7 @@ def made(tmp_path_factory):
         sizes=(64,),
     )
     (folder / "bundle.svb").write_bytes(out.bundle)
+    (folder / "round.safetensors").write_bytes(FILE)
     save_public_key(KEY.public_key(), folder / "key.pem")
     return folder
 
@@ -228,7 +250,7 @@ def test_a_bundle_agrees_with_its_own_ledger(call, made, stated):
     code, out, err = call(*with_ledger(made))
     assert (code, err) == (0, "")
     assert f"ledger: {len(stated.__struct_fields__)} fields of the passport are what its first 9 rows come to\n" in out
-    assert "not checked: the model: " in out
+    assert "ledger: row 9 committed the checkpoint of these weights as a paid release\n" in out
     code, out, _ = call(*with_ledger(made, "--json"))
     told = json.loads(out)
     assert (code, told["agrees"], told["ledger"]["mismatches"]) == (0, True, [])
@@ -279,11 +301,12 @@ def test_each_field_that_was_bent_is_named_alone_with_both_values(made, stated, 
     label = {"label": SIMULATION} if field == "noise_source" else {}
     bent = msgspec.structs.replace(stated, **{field: BENT[field]}, **label)
     with Ledger.open_unchecked(made / "ledger.db") as ledger:
-        found = check_ledger(bent, ledger)
-    assert [one.field for one in found.mismatches] == [field, *label]
+        found = check_ledger(bent, CHECKPOINT, ledger)
+    paid = ["checkpoint_digest"] if field == "plan_hash" else []  # what was paid for was paid under the true plan
+    assert [one.field for one in found.mismatches] == [field, *label, *paid]
     wrong = found.mismatches[0]
-    assert json.loads(wrong.passport) == msgspec.to_builtins(BENT[field], str_keys=True) or field == "audit"
-    assert json.loads(wrong.ledger) != json.loads(wrong.passport)
+    assert json.loads(wrong.stated) == msgspec.to_builtins(BENT[field], str_keys=True) or field == "audit"
+    assert json.loads(wrong.ledger) != json.loads(wrong.stated)
     assert field not in found.agreed
 
 
@@ -310,7 +333,7 @@ def test_another_unit_or_adjacency_cannot_even_be_read(call, copied, stated, fie
 )
 def test_a_passport_that_names_another_place_of_the_ledger_is_refused(made, stated, changes, named):
     with Ledger.open_unchecked(made / "ledger.db") as ledger, pytest.raises(LedgerError, match=re.escape(named)):
-        check_ledger(msgspec.structs.replace(stated, **changes), ledger)
+        check_ledger(msgspec.structs.replace(stated, **changes), CHECKPOINT, ledger)
 
 
 def test_a_bent_passport_signed_again_ends_with_1_and_prints_both_values(call, copied, stated):
@@ -334,17 +357,114 @@ def test_an_older_passport_is_compared_in_what_it_says(made, stated):
     del older["audit"], older["plan_hash"]
     read = load_passport(json.dumps(older).encode())
     with Ledger.open_unchecked(made / "ledger.db") as ledger:
-        found = check_ledger(read, ledger)
+        found = check_ledger(read, CHECKPOINT, ledger)
     assert found.mismatches == ()
-    assert {line.split(":")[0] for line in found.not_checked} == {"the model", "audit", "plan_hash"}
+    assert {line.split(":")[0] for line in found.not_checked} == {"audit", "plan_hash"}
 
 
 @pytest.mark.usefixtures("audited_once")
 def test_what_the_signer_adds_to_the_claims_is_said_to_be_unchecked(made, stated):
     with Ledger.open_unchecked(made / "ledger.db") as ledger:
-        found = check_ledger(msgspec.structs.replace(stated, label=stated.label + "; the moon is cheese"), ledger)
+        bragging = msgspec.structs.replace(stated, label=stated.label + "; the moon is cheese")
+        found = check_ledger(bragging, CHECKPOINT, ledger)
     assert found.mismatches == ()
     assert any("the moon is cheese" in line for line in found.not_checked)
+
+
+def committed_later(folder):
+    with Ledger.open(folder / "ledger.db") as ledger:
+        budget = Budget(100.0, PLAN.delta, ledger)
+        ledger.commit(budget.reserve(PLAN, "run", 4, "secure"), f"{4:064x}")
+        ledger.commit(budget.reserve(OTHER, "run", 4, "secure"), f"{5:064x}")
+
+
+@pytest.mark.parametrize(
+    ("round", "says"),
+    [(7, "knows no such release"), (4, "committed it in row 11, after the 9 rows of the passport")],
+)
+def test_weights_that_the_ledger_does_not_know_or_only_later_are_named(call, copied, round, says):
+    committed_later(copied)
+    resigned(copied, checkpoint_digest=f"{round:064x}")
+    told = call(*with_ledger(copied))
+    refused(told, "do not agree on: checkpoint_digest")
+    assert f'DIFFERS: checkpoint_digest: the manifest says "{round:064x}", the ledger "{says}"\n' in told[1]
+    assert "as a paid release" not in told[1]
+    assert call(*verifying(copied))[0] == 0  # a device cannot see it
+
+
+def test_weights_of_an_earlier_round_were_paid_for_too(call, copied):
+    resigned(copied, checkpoint_digest=f"{1:064x}")
+    assert "ledger: row 5 committed the checkpoint" in call(*with_ledger(copied))[1]
+
+
+def test_what_was_paid_under_another_plan_or_for_a_measurement_is_no_model_of_this_passport(copied, stated):
+    committed_later(copied)
+    with Ledger.open(copied / "ledger.db") as ledger:
+        seen = msgspec.structs.replace(stated, ledger_length=ledger.head().length)
+        assert paid_weights(ledger, f"{4:064x}", seen) == PaidWeights(11)
+        assert f"under plan {OTHER.digest()}" in paid_weights(ledger, f"{5:064x}", seen).fault
+        asked = ledger.reserve("count", 1, PLAN.event(), "ab" * 32, "metric", "secure")
+        ledger.commit(asked, f"{6:064x}")
+        seen = msgspec.structs.replace(seen, ledger_length=ledger.head().length)
+        assert "as a release of metric" in paid_weights(ledger, f"{6:064x}", seen).fault
+
+
+def test_a_reservation_that_was_never_committed_is_no_release(copied, stated):
+    with Ledger.open(copied / "ledger.db") as ledger:
+        Budget(100.0, PLAN.delta, ledger).reserve(PLAN, "run", 5, "secure")
+        seen = msgspec.structs.replace(stated, ledger_length=ledger.head().length)
+        assert paid_weights(ledger, f"{8:064x}", seen).fault == "knows no such release"
+
+
+def test_the_checkpoint_at_hand_is_quantized_again_and_must_give_the_same_tables(call, made, tmp_path):
+    code, out, err = call(*with_ledger(made, "--checkpoint", made / "round.safetensors"))
+    assert (code, err) == (0, "")
+    assert "holds: 11 tables are what the weights of round.safetensors quantize to" in out
+    assert "not checked" not in out
+    assert "not checked: that the files hold the weights of the checkpoint" in call(*with_ledger(made))[1]
+    nudged = WEIGHTS | {"head.bias": WEIGHTS["head.bias"] + 1e-6}
+    (tmp_path / "other.safetensors").write_bytes(checkpoint_of(nudged))
+    refused(call(*verifying(made, "--checkpoint", tmp_path / "other.safetensors")), "checkpoint_digest", CHECKPOINT)
+    refused(call(*verifying(made, "--checkpoint", tmp_path / "none.safetensors")), "none.safetensors")
+
+
+@pytest.fixture(scope="module")
+def taken(made):
+    data = (made / "bundle.svb").read_bytes()
+    return Trust((KEY.public_key(),)).accept(data, now=datetime.now(UTC), runtimes={"litert": "9"})[1]
+
+
+def naming(bundle, checkpoint):
+    digest = sha256(checkpoint).hexdigest()
+    return replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, checkpoint_digest=digest))
+
+
+@pytest.mark.parametrize("name", ["table", "head.bias", "cross.0.weight"])
+def test_a_bundle_that_names_a_checkpoint_of_other_weights_is_refused_by_the_table(taken, name):
+    other = WEIGHTS | {name: WEIGHTS[name] * 1.05}
+    told = "codes|exact" if name == "table" else name.replace(".", "_")
+    file = checkpoint_of(other)
+    with pytest.raises(DigestError, match=f"does not hold the weights of r: .*({told})"):
+        require_made_from(naming(taken, file), file, "r")
+
+
+def test_a_checkpoint_of_another_size_or_of_no_ranker_is_refused(taken):
+    linear = {"table": WEIGHTS["table"][:, :1].contiguous(), "head.bias": WEIGHTS["head.bias"]}
+    fewer = {name: value for name, value in WEIGHTS.items() if not name.startswith("cross")}
+    for weights in (linear, fewer, {"own": WEIGHTS["table"]}, WEIGHTS | {"table": WEIGHTS["table"][:-1].contiguous()}):
+        file = checkpoint_of(weights)
+        with pytest.raises(DigestError):
+            require_made_from(naming(taken, file), file, "r")
+
+
+def test_a_second_model_file_with_other_codes_is_found_out_by_its_scores(taken):
+    codes = quantize(WEIGHTS, SCHEMA, CONFIG).codes.numpy()
+    other = codes.copy()
+    other[5, 0] ^= 8
+    assert taken.tflite.count(codes.tobytes()) == 1
+    swapped = replace(taken, tflite=taken.tflite.replace(codes.tobytes(), other.tobytes()))
+    with pytest.raises(DigestError, match=r"model\.tflite does not score as the weights of r"):
+        require_made_from(swapped, FILE, "r")
 
 
 def test_later_rows_are_all_right_and_are_said(call, copied):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sottovoce.models.schema import Feature, FeatureSchema
 from sottovoce.privacy.errors import DataError
-from sottovoce.simulations.columns import read
+from sottovoce.simulations.columns import NONE, read
 
 SCHEMA = FeatureSchema(
     features=(
@@ -189,6 +189,34 @@ def test_a_column_is_encoded_as_the_phone_encodes_each_value(tmp_path: Path, dat
     kind = {"word": pa.string(), "whole": pa.int64(), "real": pa.float64()}[feature.name]
     file = read(parquet(tmp_path, a=pa.array(values, kind)), ["a"])
     assert file.encoded("a", SCHEMA, feature).tolist() == [SCHEMA.row(feature, value) for value in values]
+
+
+CELLS = st.one_of(
+    st.text("0123456789-+.eE_ xXfinaN\u0667\uff17", min_size=1, max_size=6),
+    st.from_regex(r"-?[0-9]{1,3}(\.[0-9]{1,2})?([eE][+-]?[0-9])?", fullmatch=True),
+    st.sampled_from(["NA", "nan", "NULL", "inf", "true", "0x1", "1_0", " 7", "7.0", "1e2", "007"]),
+)
+
+
+@given(st.sampled_from([WORD, WHOLE, REAL]), CELLS, st.booleans())
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_text_is_encoded_as_the_phone_encodes_it_or_refused_where_the_phone_takes_it_for_missing(
+    tmp_path: Path, feature: Feature, cell: str, in_csv: bool
+) -> None:
+    path = csv(tmp_path, f'a,b\n"{cell}",1\n') if in_csv else parquet(tmp_path, a=[cell])
+    file = read(path, ["a"], text=["a"])
+    phone = SCHEMA.row(feature, cell)
+    if feature.kind == "hash" or feature.reads(cell) or cell in NONE:
+        assert file.encoded("a", SCHEMA, feature).tolist() == [phone]
+    else:
+        assert phone == 0
+        with pytest.raises(DataError, match=r"row 1: .* is not a number"):
+            file.encoded("a", SCHEMA, feature)
+
+
+def test_no_way_to_write_that_there_is_none_is_a_number_to_a_phone() -> None:
+    assert {"", "NA", "NaN", "null"} <= NONE
+    assert not any(SCHEMA.row(feature, text) for feature in (WHOLE, REAL) for text in NONE)
 
 
 @given(st.binary(max_size=200), st.sampled_from(["data.csv", "data.parquet", "data.csv.gz"]))

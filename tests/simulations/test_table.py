@@ -304,3 +304,31 @@ def test_no_row_is_lost_or_changes_its_device(tmp_path: Path, data: st.DataObjec
             assert (users[number], clicks[number]) == (device, label)
             seen.append(number)
     assert sorted(seen) == list(range(count))
+
+
+@pytest.mark.parametrize("cell", ["0x5", " 5", "+5", "5e0", "true", "5_0"])
+def test_a_number_that_only_the_csv_reader_would_see_is_refused_because_no_phone_sees_it(
+    tmp_path: Path, layout: Path, cell: str
+) -> None:
+    hours = [0, cell, 23, 99, 12]
+    rows = zip(*({**COLUMNS, "hour": hours}.values()), strict=True)
+    lines = [",".join("" if one is None else str(one) for one in row) for row in rows]
+    path = tmp_path / "shop.csv"
+    path.write_text("\n".join([",".join(COLUMNS), *lines]) + "\n")
+    with pytest.raises(DataError, match=r"column 'hour', row 2: .* is not a number"):
+        load(path, read_layout(layout))
+
+
+def test_a_csv_file_says_in_numbers_and_gaps_what_a_parquet_file_says(tmp_path: Path, layout: Path) -> None:
+    hours, prices = ["0", "5.0", "23", "99", "NA"], ["0.5", "15e-1", "2.5", "", "0.50"]
+    rows = zip(*({**COLUMNS, "hour": hours, "price": prices}.values()), strict=True)
+    lines = [",".join("" if one is None else str(one) for one in row) for row in rows]
+    path = tmp_path / "shop.csv"
+    path.write_text("\n".join([",".join(COLUMNS), *lines]) + "\n")
+    written, known = (
+        load(path, read_layout(layout)),
+        load(parquet(tmp_path, hour=[0, 5, 23, 99, None]), read_layout(layout)),
+    )
+    for one, other in ((written.train, known.train), (written.valid, known.valid)):
+        assert one.context.tolist() == other.context.tolist()
+        assert one.catalogue[one.ad].tolist() == other.catalogue[other.ad].tolist()
