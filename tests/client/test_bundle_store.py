@@ -10,7 +10,8 @@ from datetime import timedelta
 import pytest
 from bundle_line import KEY, NOW, RUNTIMES, onnx_model, scorer_of, store_in, version
 
-from sottovoce.client.bundle_store import BELIEF, BundleStore, onnxruntime
+from sottovoce.client.belief import BELIEF
+from sottovoce.client.bundle_store import BundleStore, onnxruntime
 from sottovoce.models import atomic
 from sottovoce.models.signing import generate_key
 from sottovoce.models.trust import Trust

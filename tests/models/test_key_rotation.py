@@ -10,9 +10,10 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from sottovoce.models import key_rotation
+from sottovoce.models import key_rotation, key_set
 from sottovoce.models.dsse import signature_of, signed_message
-from sottovoce.models.key_rotation import KEY_SET_TYPE, MOST_BYTES, KeySet, rotate, rotate_along, sign_key_set
+from sottovoce.models.key_rotation import rotate, rotate_along
+from sottovoce.models.key_set import KEY_SET_TYPE, MOST_BYTES, KeySet, sign_key_set
 from sottovoce.models.signing import PAYLOAD_TYPE, generate_key, key_id, private_pem, public_pem, sign
 from sottovoce.models.trust import Trust
 from sottovoce.privacy.errors import BundleError, ExpiredError, RollbackError, SignatureError
@@ -225,10 +226,12 @@ def test_a_bundles_signature_rotates_no_keys(trust):
 
 
 def test_a_file_is_measured_before_it_is_parsed_and_signed_before_it_is_read(trust, monkeypatch):
-    monkeypatch.setattr(key_rotation, "_read", lambda *_: pytest.fail("read before the old keys' signatures held"))
+    monkeypatch.setattr(
+        key_rotation, "read_key_set", lambda *_: pytest.fail("read before the old keys' signatures held")
+    )
     with pytest.raises(SignatureError):
         rotate(trust, NextKeys(signers="bc").data(), NOW)
-    monkeypatch.setattr(key_rotation, "_open", lambda *_: pytest.fail("parsed before it was measured"))
+    monkeypatch.setattr(key_set, "_open", lambda *_: pytest.fail("parsed before it was measured"))
     with pytest.raises(BundleError, match="more than"):
         rotate(trust, b"[" * (MOST_BYTES + 1), NOW)
 
