@@ -103,6 +103,18 @@ def follow(trust: Trust, data: bytes) -> tuple[Trust, KeySet]:
     return after, key_set
 
 
+def trust_of(key_set: KeySet) -> Trust:
+    """The belief of a device that follows a key set and has no bundle yet: what the next set is judged by.
+
+    Args:
+        key_set: believed already; its expiry and its `last_version` are left out.
+
+    Raises:
+        BundleError: as for `KeySet.public_keys`.
+    """
+    return Trust(key_set.public_keys(), key_set.threshold, model_id=key_set.model_id, key_version=key_set.version)
+
+
 def _require(
     keys: Sequence[PublicKey], threshold: int, signatures: Sequence[bytes], message: bytes, which: str
 ) -> None:

@@ -11,9 +11,8 @@ from datetime import datetime
 from pathlib import Path
 
 from sottovoce.models.atomic import write_atomically
-from sottovoce.models.key_rotation import follow
+from sottovoce.models.key_rotation import follow, trust_of
 from sottovoce.models.key_set import MOST_BYTES, KeySet, claimed, signers
-from sottovoce.models.trust import Trust
 from sottovoce.models.update_index import key_set_name
 from sottovoce.privacy.errors import BundleError, ExpiredError, RollbackError, SignatureError
 
@@ -84,7 +83,6 @@ def _check(ordered: Sequence[bytes], now: datetime) -> None:
         )
     key_set = first
     for data in ordered[1:]:
-        before = Trust(key_set.public_keys(), key_set.threshold, model_id=key_set.model_id, key_version=key_set.version)
-        _, key_set = follow(before, data)
+        _, key_set = follow(trust_of(key_set), data)
     if now >= key_set.expires:
         raise ExpiredError(f"key set {key_set.version} expired {key_set.expires.isoformat()}", "make the next version")
