@@ -33,6 +33,7 @@ class Belief(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         active: SHA-256 of the bundle in use.
         previous: SHA-256 of the last good one before it.
         key_version: the newest key set ever trusted; with an older one no bundle is accepted.
+        key_set: digest of that set, `sottovoce.models.key_chain.Link.sha256`; None for the app's own keys.
         root: digest of the app's keys that `key_version` was reached from; None before there were key sets on disk.
     """
 
@@ -42,6 +43,7 @@ class Belief(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     active: Digest | None = None
     previous: Digest | None = None
     key_version: Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)] = 1
+    key_set: Digest | None = None
     root: Digest | None = None
 
 
@@ -83,18 +85,20 @@ def recovered(bundles: Iterable[tuple[str, bytes]], chain: KeyChain) -> Belief:
     )
 
 
-def read_keys(folder: Path, root: Trust) -> KeyChain:
-    """The key sets that lie in the folder; the app's keys alone when one of them is missing or damaged.
+def read_keys(folder: Path, root: Trust, found: Belief | None) -> KeyChain:
+    """The key sets that lie in the folder; the app's keys alone when the file is missing, damaged or not the newest.
 
     Args:
         folder: of the bundles.
         root: the app's keys, with the line that the device follows.
+        found: the belief as written down, which knows the newest set; None when it is lost, too.
     """
     try:
         with (folder / KEYS).open("rb") as file:
-            return read_chain(root, file.read(MOST_CHAIN + 1))
+            chain = read_chain(root, file.read(MOST_CHAIN + 1))
     except (OSError, BundleError):
         return KeyChain(root)
+    return chain if found is None or chain.passes(*_known(found, root)) else KeyChain(root)
 
 
 def settled(found: Belief, chain: KeyChain, read: Callable[[str], bytes | None]) -> Belief:
@@ -107,10 +111,10 @@ def settled(found: Belief, chain: KeyChain, read: Callable[[str], bytes | None])
         chain: from the app's keys of today.
         read: the bytes of a bundle by its SHA-256, None when they are lost.
     """
-    root = _digest(chain.root)
-    # Versions reached from the keys of another app say nothing: today's may be there to end a thief's chain.
-    known = found.key_version if found.root in (None, root) else chain.root.key_version
+    known, key_set = _known(found, chain.root)
     reached = chain.newest.key_version
+    if reached >= known:
+        key_set = chain.links[-1].sha256 if chain.links else None
     version, used = found.version, [found.active, found.previous]
     if reached > known:
         version = chain.version_after(version, known)
@@ -123,8 +127,17 @@ def settled(found: Belief, chain: KeyChain, read: Callable[[str], bytes | None])
         active=active,
         previous=previous,
         key_version=max(known, reached),
-        root=root,
+        key_set=key_set,
+        root=_digest(chain.root),
     )
+
+
+def _known(found: Belief, root: Trust) -> tuple[int, Digest | None]:
+    """The newest key set that was ever trusted: its version and its digest.
+
+    Sets reached from the keys of another app say nothing: today's may be there to end a thief's chain.
+    """
+    return (found.key_version, found.key_set) if found.root in (None, _digest(root)) else (root.key_version, None)
 
 
 def _disowned(data: bytes | None, chain: KeyChain) -> bool:

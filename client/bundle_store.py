@@ -136,6 +136,11 @@ class BundleStore:
         """
         belief, chain = self._state()
         longer = chain.extended(key_sets, max(now, belief.seen))
+        if not longer.passes(belief.key_version, belief.key_set):
+            raise RollbackError(
+                f"these key sets do not lead through set {belief.key_version}, which was trusted before",
+                "fetch the key sets again; the bundle in use stays",
+            )
         after = settled(belief, longer, self._read)
         with _disk(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -211,7 +216,7 @@ class BundleStore:
     def _state(self) -> tuple[Belief, KeyChain]:
         found = read_belief(self.folder)
         line = self._trust.model_id if found is None else found.model_id or self._trust.model_id
-        chain = read_keys(self.folder, replace(self._trust, model_id=line))
+        chain = read_keys(self.folder, replace(self._trust, model_id=line), found)
         found = recovered(self._whole(), chain) if found is None else found
         return settled(found, chain, self._read), chain
 

@@ -1,8 +1,8 @@
 """Every key set that a device walked, from the keys of its app to the newest, verified again each time it is read.
 
 The file holds one signed key set a line. It is worth nothing without the app's own keys: the first line must be signed
-by them, each further one by the line before. So whoever can write the file can cut its end off, which the caller finds
-out by the version it remembers, and can do nothing else.
+by them, each further one by the line before. Whoever can write the file can cut its end off, and with stolen keys of
+the past grow another branch. The caller finds out both, by the set that it remembers: see `KeyChain.passes`.
 
 Source: The Update Framework 1.0, section 5.3, and the history of roots that python-tuf's client keeps.
 """
@@ -10,6 +10,7 @@ Source: The Update Framework 1.0, section 5.3, and the history of roots that pyt
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from hashlib import sha256
 
 from sottovoce.models.bundle import unpack
 from sottovoce.models.key_rotation import follow, rotate_along
@@ -33,11 +34,13 @@ class Link:
 
     Attributes:
         data: the signed key set.
+        sha256: of what was signed, so that one more signature makes no other set of it.
         trust: whose signatures count from here on.
         last_version: what the key set says was the last honest bundle before it, if it does.
     """
 
     data: bytes
+    sha256: str
     trust: Trust
     last_version: int | None
 
@@ -76,6 +79,17 @@ class KeyChain:
     def file(self) -> bytes:
         """What goes to the disk: a key set is JSON without line breaks, so one a line."""
         return b"".join(link.data + b"\n" for link in self.links)
+
+    def passes(self, key_version: int, digest: str | None) -> bool:
+        """Whether this chain goes through a key set that was trusted before, or starts from newer keys of the app.
+
+        Args:
+            key_version: of that set.
+            digest: its `Link.sha256`; None for the app's own keys.
+        """
+        return self.root.key_version >= key_version or any(
+            (link.trust.key_version, link.sha256) == (key_version, digest) for link in self.links
+        )
 
     def version_after(self, version: int, key_version: int) -> int:
         """What a device that trusts a version of bundles under an older key set trusts now.
@@ -135,7 +149,7 @@ class KeyChain:
         links, trust = list(self.links), self.newest
         for data in key_sets:
             trust, key_set = follow(trust, data)
-            links.append(Link(data, trust, key_set.last_version))
+            links.append(Link(data, sha256(key_set.canonical()).hexdigest(), trust, key_set.last_version))
         return KeyChain(self.root, tuple(links))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from sottovoce.models.atomic import write_atomically
 from sottovoce.models.key_rotation import follow, trust_of
 from sottovoce.models.key_set import MOST_BYTES, KeySet, claimed, signers
-from sottovoce.models.update_index import key_set_name
+from sottovoce.models.update_index import INDEX, key_set_name, load_index
 from sottovoce.privacy.errors import BundleError, ExpiredError, RollbackError, SignatureError
 
 
@@ -47,6 +47,7 @@ def publish_key_sets(files: Sequence[bytes], folder: Path, now: datetime) -> lis
         new[version] = data
     ordered = [chain[version] for version in sorted(chain)]
     _check(ordered, now)
+    _check_line(folder, claimed(ordered[0]).model_id if ordered else None)
     for version in sorted(new):
         path = folder / key_set_name(version)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,6 +71,15 @@ def published_key_sets(folder: Path) -> list[bytes]:
             raise BundleError(f"{path}: it is key set {version}", "put the file back that was published there")
         found[version] = data
     return [found[version] for version in sorted(found)]
+
+
+def _check_line(folder: Path, line: str | None) -> None:
+    try:
+        index = load_index((folder / INDEX).read_bytes())
+    except FileNotFoundError:
+        return
+    if line not in (None, index.line):
+        raise BundleError(f"keys of line {line!r}, the folder is of {index.line!r}", "give each line its own folder")
 
 
 def _check(ordered: Sequence[bytes], now: datetime) -> None:

@@ -128,7 +128,8 @@ def update(
         print_json(told | {"key_version": store.trust().key_version, "key_sets": found.key_sets})
         return
     if found.key_sets:
-        click.echo(f"keys: {found.key_sets} new key sets followed, to version {store.trust().key_version}")
+        sets = "key set" if found.key_sets == 1 else "key sets"
+        click.echo(f"keys: {found.key_sets} new {sets} followed, to version {store.trust().key_version}")
     by = f" by {found.by}" if found.by else ""
     click.echo(f"{found.outcome}{by}: version {version or 'none yet'}, {found.received:,} bytes received")
 
