@@ -445,16 +445,25 @@ BAD_CHAINS = {
 @pytest.mark.parametrize(("error", "served"), BAD_CHAINS.values(), ids=BAD_CHAINS)
 def test_a_bad_key_set_is_refused_and_nothing_after_it_is_asked_for(server, url, store, error, served):
     store.offer(release(1), NOW)
-    publish([release(2)], server.folder)
     server.answers = {key_set_name(number): (200, {}, data) for number, data in served.items()}
     with pytest.raises(error):
         look(url, store)
-    assert INDEX not in server.paths()
+    assert set(server.paths()) == set(map(key_set_name, served)) | (
+        {key_set_name(3)} if error is ExpiredError else set()
+    )
     assert store.trust().key_version == 1
+    assert store.load(NOW).manifest.version == 1
+
+
+def test_after_a_bad_key_set_the_bundle_in_use_stays_and_the_right_ones_are_taken(server, url, store):
+    store.offer(release(1), NOW)
+    publish([release(2, key=THIEF)], server.folder)
+    server.answers = {key_set_name(2): (200, {}, key_set(2, [THIEF], [THIEF]))}
+    with pytest.raises(SignatureError):
+        look(url, store)
     assert store.load(NOW).manifest.version == 1
     server.answers = {}
     publish_key_sets(CHAIN, server.folder, NOW)
-    server.folder.joinpath(INDEX).unlink()
     publish([release(3, key=THIRD)], server.folder)
     assert look(url, store).bundle.manifest.version == 3
 
