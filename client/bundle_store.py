@@ -5,6 +5,10 @@ it, and what the device believes: the line, the highest version and the latest t
 step, after the new bundle is safely on the disk, and it is the only step that counts: a crash before it leaves the old
 belief and the old bundle, a crash after it the new ones.
 
+Key sets that were accepted lie in `keys.jsonl`, and that one file is replaced in one step, too. It is verified from the
+app's own keys each time it is read. `belief.json` remembers the newest key set: when the file is damaged or an old one
+was put back, no bundle is accepted until the chain was walked again.
+
 When `belief.json` itself is lost, the signed bundles beside it still tell the highest version.
 
 One process at a time may write a folder; any number may read it.
@@ -13,50 +17,26 @@ One process at a time may write a folder; any number may read it.
 import contextlib
 import hashlib
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
 
+from sottovoce.client.belief import BELIEF, KEYS, Belief, read_belief, read_keys, recovered, settled
 from sottovoce.client.scorer import LiteRTScorer, OnnxScorer, Scorer, request_scorer
 from sottovoce.models.atomic import write_atomically
-from sottovoce.models.bundle import MOST_BYTES, Bundle, unpack
-from sottovoce.models.manifest import Digest, Manifest, Moment, Name, load_manifest
-from sottovoce.models.signing import SIGNATURE_NAME, verify
+from sottovoce.models.bundle import MOST_BYTES, Bundle
+from sottovoce.models.key_chain import KeyChain
 from sottovoce.models.trust import Trust, check_golden
-from sottovoce.privacy.errors import BundleError, DeviceError, GoldenError
+from sottovoce.privacy.errors import BundleError, DeviceError, GoldenError, RollbackError
 
-BELIEF = "belief.json"
 SECRET = "secret"  # noqa: S105 - the name of a file
 SECRET_BYTES = 16
-MOST_BELIEF = 4096
 TIME_STEP = timedelta(hours=1)
 """A later time is written down once it is this much later: a flash cell lasts for some ten thousand writes."""
-
-_FIRST = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-class Belief(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a device believes, as it lies on disk.
-
-    Attributes:
-        version: the highest accepted so far.
-        model_id: the line; None before the first bundle.
-        seen: the latest time at which a bundle was found valid. It never passes the expiry of a genuine bundle, so a
-            clock that was once years ahead locks nobody out.
-        active: SHA-256 of the bundle in use.
-        previous: SHA-256 of the last good one before it.
-    """
-
-    version: Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)] = 0
-    model_id: Name | None = None
-    seen: Moment = _FIRST
-    active: Digest | None = None
-    previous: Digest | None = None
 
 
 def litert(bundle: Bundle) -> Scorer:
@@ -74,7 +54,9 @@ class BundleStore:
 
     Args:
         folder: made when missing; nothing else may write there.
-        trust: whose signatures count, and how many. Its version and line are a floor: what an app was shipped with.
+        trust: what the app was shipped with: whose signatures count, and how many. Later key sets are followed from
+            there. Its version and line are a floor. An update of the app that comes with other keys says as
+            `key_version` which set they are; they win over older sets on disk and over any that they do not lead to.
         runtimes: name and version of the runtime that will load the model, as for `Trust.accept`.
         scorer: loads the model into that runtime.
     """
@@ -99,7 +81,7 @@ class BundleStore:
         Raises:
             BundleError: or one below it; see `Trust.accept`.
         """
-        return self._accept(data, now, self.belief())[1]
+        return self._accept(data, now, *self._state())[1]
 
     def offer(self, data: bytes, now: datetime) -> Bundle:
         """Put a bundle to use, if it meets every rule and scores its golden requests on this device.
@@ -112,15 +94,16 @@ class BundleStore:
             BundleError: or one below it; the bundle in use stays in use.
             DeviceError: the disk is full, read-only or broken; the bundle in use stays in use.
         """
-        belief = self.belief()
-        trust, bundle = self._accept(data, now, belief)
+        belief, chain = self._state()
+        trust, bundle = self._accept(data, now, belief, chain)
         self._check_golden(bundle)
         digest = hashlib.sha256(data).hexdigest()
         good = next(
             (one for one in (belief.active, belief.previous) if one not in (None, digest) and self._read(one)), None
         )
-        after = Belief(
-            version=trust.version,
+        after = msgspec.structs.replace(
+            belief,
+            version=max(belief.version, trust.version),
             model_id=trust.model_id,
             seen=max(belief.seen, now.astimezone(UTC)),
             active=digest,
@@ -133,21 +116,60 @@ class BundleStore:
         self._tidy(after)
         return bundle
 
+    def rotate(self, key_sets: Sequence[bytes], now: datetime) -> Trust:
+        """Follow the next key sets; all of them or none.
+
+        The bundle in use goes on serving, unless a set says by its `last_version` that the owners never signed it.
+
+        Args:
+            key_sets: signed files in the order of their versions, at least one; the first follows the newest known.
+            now: the device's time, with time zone; a clock that was set back does not count.
+
+        Returns:
+            What bundles are judged by from now on.
+
+        Raises:
+            SignatureError, RollbackError, ExpiredError, BundleError: see `sottovoce.models.key_rotation.rotate`; the
+                keys in use stay.
+            DeviceError: the disk is full, read-only or broken; the keys in use stay.
+            ValueError: no key set, or a time without a zone.
+        """
+        belief, chain = self._state()
+        longer = chain.extended(key_sets, max(now, belief.seen))
+        if not longer.passes(belief.key_version, belief.key_set):
+            raise RollbackError(
+                f"these key sets do not lead through set {belief.key_version}, which was trusted before",
+                "fetch the key sets again; the bundle in use stays",
+            )
+        after = settled(belief, longer, self._read)
+        with _disk(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.folder / KEYS, longer.file())
+        with contextlib.suppress(OSError):  # the chain alone tells it, too
+            write_atomically(self.folder / BELIEF, msgspec.json.encode(after))
+            self._tidy(after)
+        return _trust(after, longer)
+
+    def trust(self) -> Trust:
+        """What the next bundle and the next key set are judged by."""
+        return _trust(*self._state())
+
     def load(self, now: datetime) -> Bundle | None:
         """The bundle to serve with, verified again: the one in use, else the last good one, else None.
 
-        The version does not go down when the older one serves. An expired bundle does not serve.
+        The version does not go down when the older one serves. An expired bundle does not serve. One whose keys were
+        rotated out or expired does: see `sottovoce.models.key_chain.KeyChain.vouching`.
 
         Args:
             now: the device's time, with time zone.
         """
-        belief = self.belief()
+        belief, chain = self._state()
         for digest in (belief.active, belief.previous):
             data = self._read(digest)
             if data is None:
                 continue
             try:
-                _, bundle = self._verify(data, now, belief, version=0)
+                _, bundle = self._verify_held(data, now, belief, chain)
                 self._check_golden(bundle)
             except BundleError:
                 continue
@@ -160,13 +182,7 @@ class BundleStore:
 
     def belief(self) -> Belief:
         """What the device believes: as written down, or else as the signed bundles on disk tell."""
-        try:
-            with (self.folder / BELIEF).open("rb") as file:
-                found = msgspec.json.decode(file.read(MOST_BELIEF), type=Belief)
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-            found = self._recovered()
-        version = max(found.version, self._trust.version)
-        return msgspec.structs.replace(found, version=version, model_id=found.model_id or self._trust.model_id)
+        return self._state()[0]
 
     def active(self) -> tuple[str, bytes] | None:
         """SHA-256 and bytes of the newest bundle whose file is whole: what a patch can start from."""
@@ -197,13 +213,30 @@ class BundleStore:
             write_atomically(path, made, mode=0o600)
         return made
 
-    def _accept(self, data: bytes, now: datetime, belief: Belief) -> tuple[Trust, Bundle]:
-        digest = hashlib.sha256(data).hexdigest()
-        repairs = digest == belief.active and self._read(digest) is None
-        return self._verify(data, now, belief, belief.version - 1 if repairs else belief.version)
+    def _state(self) -> tuple[Belief, KeyChain]:
+        found = read_belief(self.folder)
+        line = self._trust.model_id if found is None else found.model_id or self._trust.model_id
+        chain = read_keys(self.folder, replace(self._trust, model_id=line), found)
+        found = recovered(self._whole(), chain) if found is None else found
+        return settled(found, chain, self._read), chain
 
-    def _verify(self, data: bytes, now: datetime, belief: Belief, version: int) -> tuple[Trust, Bundle]:
-        trust = replace(self._trust, version=version, model_id=belief.model_id)
+    def _accept(self, data: bytes, now: datetime, belief: Belief, chain: KeyChain) -> tuple[Trust, Bundle]:
+        digest = hashlib.sha256(data).hexdigest()
+        if digest == belief.active and self._read(digest) is None:
+            return self._verify_held(data, now, belief, chain)
+        if chain.newest.key_version < belief.key_version:
+            raise RollbackError(
+                f"key sets end at {chain.newest.key_version} here, {belief.key_version} was trusted before",
+                "fetch the key sets again; the bundle in use stays",
+            )
+        return self._verify(data, now, belief, _trust(belief, chain))
+
+    def _verify_held(self, data: bytes, now: datetime, belief: Belief, chain: KeyChain) -> tuple[Trust, Bundle]:
+        """A bundle that was accepted before, under the keys of that time."""
+        trust, _ = chain.vouching(data)
+        return self._verify(data, now, belief, replace(trust, version=0, model_id=belief.model_id))
+
+    def _verify(self, data: bytes, now: datetime, belief: Belief, trust: Trust) -> tuple[Trust, Bundle]:
         return trust.accept(data, now=max(now, belief.seen), runtimes=self._runtimes)
 
     def _check_golden(self, bundle: Bundle) -> None:
@@ -226,38 +259,25 @@ class BundleStore:
             return None
         return data if hashlib.sha256(data).hexdigest() == digest else None
 
-    def _recovered(self) -> Belief:
-        """Belief from the signed bundles that lie here; the two newest come first."""
-        found: list[tuple[Manifest, str]] = []
+    def _whole(self) -> Iterator[tuple[str, bytes]]:
+        """SHA-256 and bytes of every bundle whose file is whole."""
         with contextlib.suppress(OSError):
             for path in sorted(self.folder.glob("*.svb")):
                 data = self._read(path.stem)
-                if data is None:
-                    continue
-                with contextlib.suppress(BundleError):
-                    files = dict(unpack(data))
-                    verify(files.pop(SIGNATURE_NAME), files, self._trust.keys, self._trust.threshold)
-                    found.append((load_manifest(files["manifest.json"]), path.stem))
-        if not found:
-            return Belief()
-        found.sort(key=lambda one: one[0].version, reverse=True)
-        newest, active = found[0]
-        return Belief(
-            version=newest.version,
-            model_id=newest.model_id,
-            # Signed, so at least this much time has passed.
-            seen=newest.created,
-            active=active,
-            previous=found[1][1] if len(found) > 1 else None,
-        )
+                if data is not None:
+                    yield path.stem, data
 
     def _tidy(self, belief: Belief) -> None:
         """Remove what neither bundle in use needs; what cannot be removed waits for the next time."""
-        kept = {f"{belief.active}.svb", f"{belief.previous}.svb", BELIEF, SECRET}
+        kept = {f"{belief.active}.svb", f"{belief.previous}.svb", BELIEF, KEYS, SECRET}
         with contextlib.suppress(OSError):
             for path in list(self.folder.iterdir()):
                 if path.name not in kept and path.is_file():
                     path.unlink()
+
+
+def _trust(belief: Belief, chain: KeyChain) -> Trust:
+    return replace(chain.newest, version=belief.version, model_id=belief.model_id)
 
 
 @contextmanager

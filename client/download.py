@@ -14,7 +14,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,16 +88,17 @@ class Web:
         Raises:
             TransferError: anything went wrong.
         """
-        deadline = self._clock() + self._patience.whole_s
-        with self._open(url, {"If-None-Match": tag} if tag else {}) as answer:
-            if answer.status == 304 and tag:
-                return None
-            if answer.status != 200:
-                raise TransferError(f"{url}: the server answers {answer.status}", _LATER)
-            data = b"".join(self._chunks(answer, most + 1, deadline))
-            if len(data) > most:
-                raise TransferError(f"{url}: more than {most} bytes", _LATER)
-            return data
+        return self._small(url, most, {"If-None-Match": tag} if tag else {}, {304} if tag else set())
+
+    def next(self, url: str, most: int) -> bytes | None:
+        """A file of at most `most` bytes that may not be there yet: then None.
+
+        Stores that do not let strangers list them answer 403 for what is not there.
+
+        Raises:
+            TransferError: anything else went wrong.
+        """
+        return self._small(url, most, {}, {403, 404})
 
     def file(self, url: str, part: Part, into: Path) -> bytes:
         """The file that `part` names; what arrives is kept in `into` until it is whole, and then stays there.
@@ -136,6 +137,18 @@ class Web:
         except OSError as error:
             raise DeviceError(f"{into}: {error.strerror or error}", "free space; the bundle in use stays") from error
         raise problem
+
+    def _small(self, url: str, most: int, headers: Mapping[str, str], none: Collection[int]) -> bytes | None:
+        deadline = self._clock() + self._patience.whole_s
+        with self._open(url, headers) as answer:
+            if answer.status in none:
+                return None
+            if answer.status != 200:
+                raise TransferError(f"{url}: the server answers {answer.status}", _LATER)
+            data = b"".join(self._chunks(answer, most + 1, deadline))
+            if len(data) > most:
+                raise TransferError(f"{url}: more than {most} bytes", _LATER)
+            return data
 
     def _more(self, url: str, part: Part, into: Path, have: int, tag: str | None, deadline: float) -> str | None:
         """Append what one connection brings; returns the tag under which this very download may go on.

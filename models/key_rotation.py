@@ -21,100 +21,12 @@ forgotten after a rotation: the signers say which version was their last, see `K
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Annotated, Literal
 
-import msgspec
-
-from sottovoce.models.dsse import holds, read_base64, signature_of, signed_message, write_base64
-from sottovoce.models.manifest import Moment, Name, Version
-from sottovoce.models.signing import PrivateKey, PublicKey, key_id, public_pem, read_public_key
+from sottovoce.models.dsse import signed_message
+from sottovoce.models.key_set import KEEP, KEY_SET_TYPE, KeySet, read_key_set, signed_by, split
+from sottovoce.models.signing import PublicKey
 from sottovoce.models.trust import Trust
-from sottovoce.privacy.errors import BundleError, ConfigError, ExpiredError, RollbackError, SignatureError
-
-KEY_SET_TYPE: Literal["application/vnd.sottovoce.keys+json"] = "application/vnd.sottovoce.keys+json"
-MOST_KEYS = 8
-MOST_BYTES = 16 * 1024
-"""A file longer than this is refused before it is parsed; 8 keys with 16 signatures take 5 KiB."""
-
-KEEP = "keep the keys in use"
-
-
-class KeySet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Whose signatures count for a line of models.
-
-    Attributes:
-        model_id: the line.
-        version: one above that of the set before; the set that an app ships with is 1.
-        threshold: how many different of these keys must sign a bundle, and the next key set.
-        keys: public keys as PEM, as `sottovoce.models.signing.public_pem` writes them; each once.
-        expires: when devices stop accepting bundles by these keys, in UTC.
-        last_version: last bundle that the owners released before this set. A device that trusts a higher version, made
-            with stolen keys so that no honest release could follow, goes back to it. None leaves versions alone.
-    """
-
-    model_id: Name
-    version: Version
-    threshold: Annotated[int, msgspec.Meta(ge=1, le=MOST_KEYS)]
-    keys: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=MOST_KEYS)]
-    expires: Moment
-    last_version: Version | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse a set that nobody could sign for."""
-        if self.threshold > len(self.keys):
-            raise ValueError(f"threshold is {self.threshold}, above the number of keys, {len(self.keys)}")
-        if self.expires.utcoffset():
-            raise ValueError("expires must be in UTC")
-
-    def canonical(self) -> bytes:
-        """The key set as JSON with sorted keys and no spaces."""
-        return msgspec.json.encode(self, order="sorted")
-
-    def public_keys(self) -> tuple[PublicKey, ...]:
-        """The keys, in the order listed.
-
-        Raises:
-            BundleError: one is no P-256 public key, is spelled differently, or is listed twice.
-        """
-        try:
-            keys = tuple(read_public_key(pem.encode()) for pem in self.keys)
-        except (ConfigError, UnicodeEncodeError) as error:
-            raise BundleError(f"key set {self.version} holds something else than P-256 public keys", KEEP) from error
-        if any(public_pem(key) != pem.encode() for key, pem in zip(keys, self.keys, strict=True)):
-            raise BundleError(f"key set {self.version} spells a key in an irregular form", KEEP)
-        if len(set(self.keys)) < len(keys):
-            raise BundleError(f"key set {self.version} lists a key twice", KEEP)
-        return keys
-
-
-class _Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    sig: str
-
-
-class _Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    payload: str
-    payload_type: Literal["application/vnd.sottovoce.keys+json"]
-    signatures: Annotated[tuple[_Signature, ...], msgspec.Meta(min_length=1, max_length=2 * MOST_KEYS)]
-
-
-def sign_key_set(key_set: KeySet, keys: Sequence[PrivateKey]) -> bytes:
-    """The signed file of a key set.
-
-    Args:
-        key_set: the next one.
-        keys: a threshold of the old set and a threshold of the new one; a key in both signs once for both.
-
-    Raises:
-        BundleError: a key of the set is no P-256 public key, is spelled differently, or is listed twice.
-        ValueError: no key, or more than 16.
-    """
-    if not 1 <= len(keys) <= 2 * MOST_KEYS:
-        raise ValueError(f"needs 1 to {2 * MOST_KEYS} keys, got {len(keys)}")
-    key_set.public_keys()
-    payload = key_set.canonical()
-    message = signed_message(payload, KEY_SET_TYPE)
-    signatures = tuple(_Signature(write_base64(signature_of(key, message))) for key in keys)
-    return msgspec.json.encode(_Envelope(write_base64(payload), KEY_SET_TYPE, signatures), order="sorted")
+from sottovoce.privacy.errors import BundleError, ExpiredError, RollbackError, SignatureError
 
 
 def rotate(trust: Trust, data: bytes, now: datetime) -> Trust:
@@ -150,22 +62,26 @@ def rotate_along(trust: Trust, chain: Sequence[bytes], now: datetime) -> Trust:
     if now.tzinfo is None or not chain:
         raise ValueError("needs a time with time zone and at least one key set")
     for data in chain:
-        trust, expires = _step(trust, data)
-    if now >= expires:
-        raise ExpiredError(f"key set {trust.key_version} expired {expires.isoformat()}", "fetch the next one")
+        trust, key_set = follow(trust, data)
+    if now >= key_set.expires:
+        raise ExpiredError(f"key set {trust.key_version} expired {key_set.expires.isoformat()}", "fetch the next one")
     return trust
 
 
-def _step(trust: Trust, data: bytes) -> tuple[Trust, datetime]:
-    """The belief after one link and its expiry, which is not judged here."""
-    if len(data) > MOST_BYTES:
-        raise BundleError(f"key set has {len(data)} bytes, more than {MOST_BYTES}", KEEP)
-    envelope = _open(data)
-    payload = read_base64(envelope.payload, "key set")
+def follow(trust: Trust, data: bytes) -> tuple[Trust, KeySet]:
+    """The belief after one link, whose expiry is not judged here, and what the link says.
+
+    Args:
+        trust: as for `rotate`.
+        data: as for `rotate`.
+
+    Raises:
+        SignatureError, RollbackError, BundleError: as for `rotate`.
+    """
+    payload, signatures = split(data)
     message = signed_message(payload, KEY_SET_TYPE)
-    signatures = [read_base64(entry.sig, "key set") for entry in envelope.signatures]
     _require(trust.keys, trust.threshold, signatures, message, "old")
-    key_set = _read(payload)
+    key_set = read_key_set(payload)
     keys = key_set.public_keys()
     _require(keys, key_set.threshold, signatures, message, "new")
     if trust.model_id is not None and key_set.model_id != trust.model_id:
@@ -184,35 +100,24 @@ def _step(trust: Trust, data: bytes) -> tuple[Trust, datetime]:
         key_version=key_set.version,
         keys_expire=key_set.expires,
     )
-    return after, key_set.expires
+    return after, key_set
 
 
-def _open(data: bytes) -> _Envelope:
-    try:
-        envelope = msgspec.json.decode(data, type=_Envelope)
-        canonical = msgspec.json.encode(envelope, order="sorted")
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise BundleError(f"key set cannot be read: {error}", KEEP) from error
-    if canonical != data:
-        raise BundleError("key set is not in canonical form", KEEP)
-    return envelope
+def trust_of(key_set: KeySet) -> Trust:
+    """The belief of a device that follows a key set and has no bundle yet: what the next set is judged by.
 
+    Args:
+        key_set: believed already; its expiry and its `last_version` are left out.
 
-def _read(payload: bytes) -> KeySet:
-    try:
-        key_set = msgspec.json.decode(payload, type=KeySet)
-        canonical = key_set.canonical()
-    except (msgspec.DecodeError, UnicodeError, OverflowError, RecursionError) as error:
-        raise BundleError(f"signed key set cannot be read: {error}", KEEP) from error
-    if canonical != payload:
-        raise BundleError("signed key set is not in canonical form", KEEP)
-    return key_set
+    Raises:
+        BundleError: as for `KeySet.public_keys`.
+    """
+    return Trust(key_set.public_keys(), key_set.threshold, model_id=key_set.model_id, key_version=key_set.version)
 
 
 def _require(
     keys: Sequence[PublicKey], threshold: int, signatures: Sequence[bytes], message: bytes, which: str
 ) -> None:
-    """Count keys, not signatures: one listed or used twice counts once."""
-    signed = {key_id(key) for key in keys if any(holds(key, signature, message) for signature in signatures)}
+    signed = signed_by(keys, signatures, message)
     if len(signed) < threshold:
         raise SignatureError(f"{len(signed)} of {threshold} needed keys of the {which} set signed the key set", KEEP)

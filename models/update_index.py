@@ -78,6 +78,11 @@ def patch_name(sha256: str) -> str:
     return f"patches/{sha256}.svd"
 
 
+def key_set_name(version: int) -> str:
+    """Where a key set lies in the folder: by its version, because a device asks for the one after its own."""
+    return f"keys/{version}.json"
+
+
 def version_tag(sha256: str) -> str:
     """The ETag under which a server may keep `latest.json`: the newest bundle's digest, in quotes.
 

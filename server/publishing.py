@@ -2,6 +2,7 @@
 
     bundles/<sha256>.svb     versions, under the digest of their bytes
     patches/<sha256>.svd     from the last few versions to the newest
+    keys/<version>.json      signed key sets, see `sottovoce.server.key_folder`
     latest.json              which is the newest: written last, in one step
 
 Files under a digest never change, so a phone in the middle of a download is not disturbed by the next version, and
@@ -16,9 +17,11 @@ from pathlib import Path
 from sottovoce.models.atomic import write_atomically
 from sottovoce.models.bundle import MOST_BYTES, unpack
 from sottovoce.models.delta import make_patch
+from sottovoce.models.key_set import claimed
 from sottovoce.models.manifest import Manifest, load_manifest
 from sottovoce.models.update_index import INDEX, Index, Part, bundle_name, load_index, patch_name
 from sottovoce.privacy.errors import BundleError, RollbackError
+from sottovoce.server.key_folder import published_key_sets
 
 PATCHES = 4
 """Patches from so many older versions; a phone that is further behind downloads the whole."""
@@ -50,13 +53,16 @@ def publish(bundles: Sequence[bytes], folder: Path, patches: int = PATCHES) -> I
 
     Raises:
         RollbackError: the folder has a newer version, or the same version with other bytes.
-        BundleError: no bundle, of several lines, or a damaged index.
+        BundleError: no bundle, of several lines, of another line than the folder's keys, or a damaged index.
         OSError: the folder cannot be written; `latest.json` is as it was.
     """
     given = [_version(data) for data in bundles]
     newest = max(given, key=lambda one: one.manifest.version)
     known = {one.sha256: one for one in (*_published(folder), *given)}
     _check_line(newest, list(known.values()))
+    for key_set in map(claimed, published_key_sets(folder)):
+        if key_set.model_id != newest.manifest.model_id:
+            raise BundleError(f"the folder's keys are of line {key_set.model_id!r}", "give each line its own folder")
     before = _index(folder)
     if before is not None:
         _check_newer(newest, before)

@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "evaluate": ("cli_train", "Score a run's model on held-out impressions."),
     "measure": ("cli_measure", "Ask the devices, within the run's budget."),
     "release": ("cli_ship", "Quantize, export, check and sign a run's model."),
+    "keys": ("cli_keys", "Make signing keys, and the key sets by which devices go from old keys to new ones."),
     "publish": ("cli_update", "Write a folder that any web server can serve as an update server."),
     "update": ("cli_update", "Look for a newer bundle, as a device does."),
     "delta": ("cli_update", "Write what turns one bundle into another."),

@@ -1,5 +1,6 @@
 """Options that several commands share, and how they print."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,13 @@ def module_option(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="FILE.py:FACTORY",
         help="Train a torch.nn.Module of your own: FACTORY(schema) makes it. Runs the code in FILE.py.",
     )(command)
+
+
+def model_line(context: click.Context, option: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001 - click's
+    """A name that can stand in a file name, a log line and an address."""
+    if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
+        raise click.BadParameter("use 1 to 64 letters, digits, dots, dashes and underscores")
+    return value
 
 
 def ledger_place(

@@ -1,7 +1,7 @@
 """`release` and `pick`: from a run to a signed file, from that file to an ad. `pick` needs the device runtime only."""
 
 import os
-import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -19,8 +19,10 @@ from sottovoce.client.scorer import LiteRTScorer, OnnxScorer, Scorer, request_sc
 from sottovoce.models.bundle import Bundle
 from sottovoce.models.quiet import quiet_stderr
 from sottovoce.models.signing import (
+    MOST_SIGNATURES,
     PublicKey,
     generate_key,
+    key_id,
     load_private_key,
     load_public_key,
     save_private_key,
@@ -28,25 +30,29 @@ from sottovoce.models.signing import (
 )
 from sottovoce.models.trust import Trust, check_golden
 from sottovoce.privacy.errors import ConfigError, DeviceError
-from sottovoce.simulations.cli_options import PATH, as_json, data_dir, print_json
+from sottovoce.simulations.cli_options import PATH, as_json, data_dir, model_line, print_json
 from sottovoce.simulations.threads import torch_threads
 
 SHOWN_LOSERS = 6
 
 
-def _name(context: click.Context, option: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001 - click's
-    """A name that can stand in a file name, a log line and an address."""
-    if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
-        raise click.BadParameter("use 1 to 64 letters, digits, dots, dashes and underscores")
-    return value
-
-
 @click.command()
 @click.argument("run", type=PATH)
-@click.option("--key", type=PATH, help="Private signing key, PEM. [default: RUN/signing.pem, made when missing]")
+@click.option(
+    "--key",
+    "keys",
+    type=PATH,
+    multiple=True,
+    help="Private signing key, PEM; repeatable. [default: RUN/signing.pem, made when missing]",
+)
+@click.option(
+    "--key-threshold",
+    type=click.IntRange(1, MOST_SIGNATURES),
+    help="How many of these keys a device must trust; fewer while devices go from old keys to new ones. [default: all]",
+)
 @click.option("--gates", type=PATH, help="release.toml with the limits. [default: the built-in ones]")
 @click.option("--out", type=PATH, help="Where the bundle goes. [default: RUN/bundle.svb]")
-@click.option("--model-id", callback=_name, help="The line of models. [default: the data set's name]")
+@click.option("--model-id", callback=model_line, help="The line of models. [default: the data set's name]")
 @click.option(
     "--version",
     type=click.IntRange(1, 2**53),
@@ -56,7 +62,7 @@ def _name(context: click.Context, option: click.Parameter, value: str | None) ->
 @click.option(
     "--parent",
     type=PATH,
-    help="Bundle of an earlier version, signed with the same key: rows keep its scales, so that the update is small.",
+    help="Bundle of an earlier version, by one of these keys: rows keep its scales, so that the update is small.",
 )
 @click.option(
     "--one-byte-scales",
@@ -72,14 +78,15 @@ def _name(context: click.Context, option: click.Parameter, value: str | None) ->
 )
 @click.option(
     "--rollout-salt",
-    callback=_name,
+    callback=model_line,
     help="The salt of an earlier release of this rollout, to widen it. [default: line and version]",
 )
 @data_dir
 @as_json
 def release(
     run: Path,
-    key: Path | None,
+    keys: tuple[Path, ...],
+    key_threshold: int | None,
     gates: Path | None,
     out: Path | None,
     model_id: str | None,
@@ -101,24 +108,33 @@ def release(
     from sottovoce.simulations.results import release_run
 
     limits = Gates() if gates is None else load_gates(_read(gates))
-    private, public = key or run / "signing.pem", run / "signing.pub.pem"
-    signer = load_private_key(private) if key or private.exists() else generate_key()
+    private, public = run / "signing.pem", run / "signing.pub.pem"
+    signers = [load_private_key(key) for key in keys]
+    if not signers:
+        signers = [load_private_key(private) if private.exists() else generate_key()]
+    different = len({key_id(signer.public_key()) for signer in signers})
+    if different < len(signers) or different > MOST_SIGNATURES or (key_threshold or 1) > different:
+        raise ConfigError(
+            f"{len(signers)} keys are named, {different} different ones",
+            f"name each --key once, at most {MOST_SIGNATURES}, and no higher --key-threshold",
+        )
 
     def keep() -> None:
         """Only a release that passed leaves keys behind."""
-        if key is None:
-            save_private_key(signer, private)
-            save_public_key(signer.public_key(), public)
+        if not keys:
+            save_private_key(signers[0], private)
+            save_public_key(signers[0].public_key(), public)
 
     now = _release_time()
-    earlier = None if parent is None else _parent(parent, signer.public_key(), now)
+    earlier = None if parent is None else _parent(parent, [signer.public_key() for signer in signers], now)
     with torch_threads(1):
         made = release_run(
             run,
             data_dir,
-            signer,
+            signers,
             keep,
             limits,
+            key_threshold=key_threshold,
             model_id=model_id,
             version=version or int(now.timestamp()),
             expires_days=expires_days,
@@ -144,7 +160,8 @@ def release(
             f" {worst.runtime_decision_change:.2%}; ads of the same worth swap in {report.parity.swaps:.2%} of all"
         )
     click.echo(f"bundle: {made.path}  {report.bundle_bytes:,} bytes  sha256 {report.bundle_sha256}")
-    click.echo(f"public key: {public if key is None else f'the one of {key}'}")
+    for place in [f"the one of {key}" for key in keys] or [str(public)]:
+        click.echo(f"public key: {place}")
 
 
 @click.command()
@@ -237,10 +254,10 @@ def _release_time() -> datetime:
         ) from None
 
 
-def _parent(path: Path, key: PublicKey, now: datetime) -> Bundle:
+def _parent(path: Path, keys: Sequence[PublicKey], now: datetime) -> Bundle:
     """An earlier release, believed as a device would: damaged, expired or signed by someone else it is none."""
     runtimes = {"litert": installed_version("ai-edge-litert"), "onnxruntime": installed_version("onnxruntime")}
-    _, believed = Trust((key,)).accept(_read(path), now=now, runtimes=runtimes)
+    _, believed = Trust(tuple(keys)).accept(_read(path), now=now, runtimes=runtimes)
     return believed
 
 

@@ -1,7 +1,7 @@
 """What a run comes to: final figures next to the baselines, the report page, and the release made from it."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -181,7 +181,7 @@ class Made(msgspec.Struct, frozen=True):
 def release_run(
     run: Path,
     data_dir: Path | None,
-    key: PrivateKey,
+    keys: Sequence[PrivateKey],
     keep_key: Callable[[], None],
     gates: Gates,
     *,
@@ -190,6 +190,7 @@ def release_run(
     expires_days: int,
     now: datetime,
     out: Path | None,
+    key_threshold: int | None = None,
     one_byte_scales: bool = False,
     parent: Bundle | None = None,
     rollout_percent: float = 100.0,
@@ -200,7 +201,7 @@ def release_run(
     Args:
         run: folder of the run.
         data_dir: where the public data sets lie.
-        key: that signs.
+        keys: that sign, each once.
         keep_key: called once everything passed, before the bundle is written.
         gates: limits.
         model_id: the line of models; None for the data set's name.
@@ -208,6 +209,7 @@ def release_run(
         expires_days: days until devices stop accepting it.
         now: time of signing.
         out: where the bundle goes; None for its place in the folder.
+        key_threshold: how many of them a device must trust; None for all.
         one_byte_scales: whether the scale of a row of embeddings takes one byte instead of four.
         rollout_percent: of devices that take it, 0 to 100.
         rollout_salt: to widen an earlier rollout, its salt; None draws devices anew.
@@ -245,13 +247,14 @@ def release_run(
         dataset,
         model,
         proof,
-        [key],
+        list(keys),
         gates,
         asked_figures(results.metrics, gates, experiment, dataset, model, committed, now),
         model_id=model_id or dataset.name,
         version=version,
         expires_days=expires_days,
         now=now,
+        key_threshold=key_threshold,
         one_byte_scales=one_byte_scales,
         parent=parent,
         rollout_percent=rollout_percent,

@@ -10,12 +10,13 @@ from onnx import TensorProto, helper, numpy_helper
 from sottovoce.client.bundle_store import BundleStore
 from sottovoce.models.bundle import pack
 from sottovoce.models.golden import draw_golden, write_golden
+from sottovoce.models.key_set import KeySet, sign_key_set
 from sottovoce.models.manifest import File, Manifest, Port, Runtimes
 from sottovoce.models.passport import PrivacyPassport
 from sottovoce.models.request import OUTPUT
 from sottovoce.models.rollout import Rollout
 from sottovoce.models.schema import Feature, FeatureSchema
-from sottovoce.models.signing import generate_key, sign
+from sottovoce.models.signing import generate_key, public_pem, sign
 from sottovoce.models.trust import Trust
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -126,4 +127,19 @@ def version(number, *, created=NOW, size=4000, key=KEY, model_id="line", onnx=No
         outputs=(Port(name="scores", shape=(-1, 1), dtype="float32"),),
     )
     files["manifest.json"] = manifest.canonical()
-    return pack(files | {"model.sig": sign(files, [key], model_id)})
+    keys = key if isinstance(key, tuple) else (key,)
+    return pack(files | {"model.sig": sign(files, keys, model_id)})
+
+
+def key_set(number, keys, signers, *, days=365, line="line", threshold=1, last=None):
+    """A signed key set of the line: its keys, and who signs it."""
+    pems = tuple(public_pem(key.public_key()).decode() for key in keys)
+    made = KeySet(
+        model_id=line,
+        version=number,
+        threshold=threshold,
+        keys=pems,
+        expires=NOW + timedelta(days=days),
+        last_version=last,
+    )
+    return sign_key_set(made, signers)

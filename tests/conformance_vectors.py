@@ -33,7 +33,8 @@ from sottovoce.models.batch import Batch
 from sottovoce.models.bundle import pack, unpack
 from sottovoce.models.dsse import signed_message
 from sottovoce.models.golden import Golden, check_scores, write_golden
-from sottovoce.models.key_rotation import KEY_SET_TYPE, rotate_along
+from sottovoce.models.key_rotation import rotate_along
+from sottovoce.models.key_set import KEY_SET_TYPE
 from sottovoce.models.manifest import File, Manifest, Port, Runtimes
 from sottovoce.models.passport import PrivacyPassport
 from sottovoce.models.request import winner

@@ -1,7 +1,6 @@
 """What is on the device's disk works, whatever breaks off whenever."""
 
 import hashlib
-import os
 import shutil
 import stat
 from dataclasses import replace
@@ -9,9 +8,10 @@ from datetime import timedelta
 
 import pytest
 from bundle_line import KEY, NOW, RUNTIMES, onnx_model, scorer_of, store_in, version
+from failing_disk import FailingDisk, PowerCut, full_disk
 
-from sottovoce.client.bundle_store import BELIEF, BundleStore, onnxruntime
-from sottovoce.models import atomic
+from sottovoce.client.belief import BELIEF
+from sottovoce.client.bundle_store import BundleStore, onnxruntime
 from sottovoce.models.signing import generate_key
 from sottovoce.models.trust import Trust
 from sottovoce.privacy.errors import BundleError, DeviceError, ExpiredError, GoldenError, RollbackError
@@ -178,70 +178,6 @@ def test_the_secret_is_made_once_kept_private_and_survives_updates(tmp_path):
     assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
     (tmp_path / "secret").write_bytes(made[:7])
     assert len(store.secret()) == 16 != len(made[:7])
-
-
-class PowerCut(BaseException):
-    """Nothing runs after it, clean-up neither."""
-
-
-class FailingDisk:
-    """Counts the steps that change the disk, and fails at the k-th: as a power cut, after which nothing works, or once.
-
-    A write that is cut leaves half of its bytes.
-    """
-
-    def __init__(self, monkeypatch, at=None, error=PowerCut):
-        self.steps, self.at, self.error, self.dead = [], at, error, False
-        monkeypatch.setattr(os, "fsync", lambda _: None)  # counted below; the test's own disk may take its time
-        for name in ("replace", "rename", "unlink", "mkdir", "fsync", "chmod"):
-            monkeypatch.setattr(os, name, self.guarded(name, getattr(os, name)))
-        monkeypatch.setattr(atomic.tempfile, "mkstemp", self.guarded("mkstemp", atomic.tempfile.mkstemp))
-        real = os.fdopen
-
-        def fdopen(handle, *rest, **named):
-            file = real(handle, *rest, **named)
-            write = file.write
-
-            class Writer:
-                def __enter__(self):
-                    return self
-
-                def __exit__(self, *_):
-                    file.close()
-
-                def __getattr__(self, name):
-                    return getattr(file, name)
-
-                def write(this, data):  # noqa: N805 - two selves
-                    try:
-                        self.step("write")
-                    except BaseException:
-                        write(data[: len(data) // 2])
-                        raise
-                    return write(data)
-
-            return Writer()
-
-        monkeypatch.setattr(os, "fdopen", fdopen)
-
-    def step(self, name):
-        if self.dead:
-            raise self.error
-        self.steps.append(name)
-        if len(self.steps) == self.at:
-            self.dead = self.error is PowerCut
-            raise self.error
-
-    def guarded(self, name, real):
-        def call(*arguments, **named):
-            self.step(name)
-            return real(*arguments, **named)
-
-        return call
-
-
-def full_disk():
-    return OSError(28, "No space left on device")
 
 
 @pytest.mark.parametrize("before", [0, 1, 2])

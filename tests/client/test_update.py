@@ -12,7 +12,7 @@ from ipaddress import ip_address
 
 import msgspec
 import pytest
-from bundle_line import NOW, store_in, version
+from bundle_line import KEY, NOW, key_set, store_in, version
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -20,8 +20,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from sottovoce.client.download import Patience, Web, check_address
 from sottovoce.client.update import check
 from sottovoce.models.signing import generate_key
-from sottovoce.models.update_index import INDEX, bundle_name
-from sottovoce.privacy.errors import BundleError, DigestError, RollbackError, SignatureError, TransferError
+from sottovoce.models.update_index import INDEX, bundle_name, key_set_name
+from sottovoce.privacy.errors import (
+    BundleError,
+    DigestError,
+    ExpiredError,
+    RollbackError,
+    SignatureError,
+    TransferError,
+)
+from sottovoce.server.key_folder import publish_key_sets
 from sottovoce.server.publishing import publish
 
 SIZE = 40_000
@@ -79,7 +87,7 @@ def serving(server, tls=None):
                 if value is not None:
                     self.send_header(name, value)
             self.end_headers()
-            cut = server.cut.pop(0) if server.cut and not self.path.endswith(INDEX) else 0
+            cut = server.cut.pop(0) if server.cut and self.path.endswith((".svb", ".svd")) else 0
             try:
                 self.wfile.write(body[:cut] if cut else body)
                 self.wfile.flush()
@@ -197,7 +205,7 @@ def test_a_file_that_changed_under_way_or_a_server_without_ranges_starts_over(se
     server.cut = [30_000]
     server.ranges = False
     assert look(url, store).outcome == "installed"
-    assert [headers.get("Range") for _, headers in server.seen[1:]] == [None, "bytes=30000-"]
+    assert [headers.get("Range") for path, headers in server.seen if path.endswith(".svb")] == [None, "bytes=30000-"]
 
 
 def test_a_patch_that_is_missing_damaged_or_for_another_bundle_gives_way_to_the_whole(server, url, tmp_path):
@@ -266,7 +274,7 @@ def test_an_older_version_another_line_and_a_stranger_are_refused(server, url, s
         with pytest.raises(error):
             look(url, store)
         # Only a stranger's signature needs the bytes to be seen through.
-        assert set(server.paths()) <= {INDEX} or error is SignatureError
+        assert set(server.paths()) <= {key_set_name(2), INDEX} or error is SignatureError
         assert store.load(NOW).manifest.version == 3
 
 
@@ -277,10 +285,10 @@ def test_a_version_that_is_not_wanted_yet_is_kept_and_not_downloaded_again(serve
         held = look(url, store, wanted=lambda manifest: asked.append(manifest.version))
         assert (held.outcome, held.bundle) == ("held back", None)
     assert asked == [1, 1]
-    assert len(server.seen) == 3
+    assert len(server.seen) == 5
     assert store.load(NOW) is None
     assert look(url, store).outcome == "installed"
-    assert len(server.seen) == 4
+    assert server.paths()[5:] == [key_set_name(2), INDEX]
 
 
 def test_a_lost_bundle_is_fetched_again_though_its_version_is_not_new(server, url, store):
@@ -384,3 +392,118 @@ def test_a_proxy_is_not_asked_for_what_is_on_this_machine(server, url, store, mo
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     publish([release(1)], server.folder)
     assert look(url, store).outcome == "installed"
+
+
+SECOND, THIRD, THIEF = (generate_key() for _ in range(3))
+CHAIN = (
+    key_set(2, [SECOND], [KEY, SECOND], days=-1),  # expired while phones were off
+    key_set(3, [THIRD], [SECOND, THIRD]),
+)
+
+
+def test_key_sets_are_walked_to_the_end_before_the_bundle_and_only_once(server, url, store):
+    publish([release(1)], server.folder)
+    look(url, store)
+    publish_key_sets(CHAIN, server.folder, NOW)
+    publish([release(2, key=THIRD)], server.folder)
+    server.seen = []
+    done = look(url, store)
+    assert (done.outcome, done.key_sets, done.bundle.manifest.version) == ("installed", 2, 2)
+    assert server.paths()[:4] == [key_set_name(2), key_set_name(3), key_set_name(4), INDEX]
+    assert done.received > sum(map(len, CHAIN))
+    again = store_in(store.folder)  # after a restart
+    server.seen = []
+    assert (look(url, again).key_sets, server.paths()) == (0, [key_set_name(4), INDEX])
+
+
+def test_keys_are_followed_though_there_is_no_new_bundle_and_the_one_in_use_stays(server, url, store):
+    publish([release(1)], server.folder)
+    look(url, store)
+    publish_key_sets(CHAIN, server.folder, NOW)
+    done = look(url, store)
+    assert (done.outcome, done.key_sets) == ("current", 2)
+    assert store.load(NOW).manifest.version == 1
+    publish([release(2)], server.folder)  # by the first key, which was taken away
+    with pytest.raises(SignatureError):
+        look(url, store)
+    assert store.load(NOW).manifest.version == 1
+
+
+BAD_CHAINS = {
+    "a thief's set": (SignatureError, {2: key_set(2, [THIEF], [THIEF])}),
+    "a set of another line": (BundleError, {2: key_set(2, [SECOND], [KEY, SECOND], line="another")}),
+    "the set after the next": (SignatureError, {2: CHAIN[1]}),
+    "the set before": (RollbackError, {2: CHAIN[0], 3: key_set(2, [SECOND], [KEY, SECOND])}),
+    "a good set and then a thief's": (SignatureError, {2: CHAIN[0], 3: key_set(3, [THIEF], [KEY, THIEF])}),
+    "an end that has expired": (ExpiredError, {2: CHAIN[0]}),
+    "a page for people": (BundleError, {2: b"<html>not found</html>"}),
+    "nothing": (BundleError, {2: b""}),
+    "too much": (TransferError, {2: bytes(1_000_000)}),
+}
+
+
+@pytest.mark.parametrize(("error", "served"), BAD_CHAINS.values(), ids=BAD_CHAINS)
+def test_a_bad_key_set_is_refused_and_nothing_after_it_is_asked_for(server, url, store, error, served):
+    store.offer(release(1), NOW)
+    server.answers = {key_set_name(number): (200, {}, data) for number, data in served.items()}
+    with pytest.raises(error):
+        look(url, store)
+    assert set(server.paths()) == set(map(key_set_name, served)) | (
+        {key_set_name(3)} if error is ExpiredError else set()
+    )
+    assert store.trust().key_version == 1
+    assert store.load(NOW).manifest.version == 1
+
+
+def test_after_a_bad_key_set_the_bundle_in_use_stays_and_the_right_ones_are_taken(server, url, store):
+    store.offer(release(1), NOW)
+    publish([release(2, key=THIEF)], server.folder)
+    server.answers = {key_set_name(2): (200, {}, key_set(2, [THIEF], [THIEF]))}
+    with pytest.raises(SignatureError):
+        look(url, store)
+    assert store.load(NOW).manifest.version == 1
+    server.answers = {}
+    publish_key_sets(CHAIN, server.folder, NOW)
+    publish([release(3, key=THIRD)], server.folder)
+    assert look(url, store).bundle.manifest.version == 3
+
+
+@pytest.mark.parametrize(("status", "end"), [(404, True), (403, True), (500, False), (304, False), (204, False)])
+def test_only_a_set_that_is_not_there_ends_the_walk(server, url, store, status, end):
+    publish([release(1)], server.folder)
+    server.answers[key_set_name(2)] = (status, {}, b"")
+    if end:
+        assert look(url, store).outcome == "installed"
+        return
+    with pytest.raises(TransferError, match=str(status)):
+        look(url, store)
+    assert server.paths() == [key_set_name(2)]
+
+
+def test_a_walk_has_an_end_however_many_key_sets_there_are(server, url, store, monkeypatch):
+    from sottovoce.client import update
+
+    monkeypatch.setattr(update, "MOST_LINKS", 3)
+    sets = [key_set(number, [KEY], [KEY]) for number in range(2, 9)]
+    publish_key_sets(sets, server.folder, NOW)
+    publish([release(1)], server.folder)
+    assert look(url, store).key_sets == 3
+    assert server.paths()[:4] == [*map(key_set_name, (2, 3, 4)), INDEX]
+
+
+def test_damaged_keys_on_the_phone_are_fetched_again_before_any_bundle(server, url, store):
+    publish_key_sets(CHAIN, server.folder, NOW)
+    publish([release(1, key=THIRD)], server.folder)
+    look(url, store)
+    (store.folder / "keys.jsonl").write_bytes(b"damaged")
+    assert store.load(NOW) is None
+    for path in map(key_set_name, (2, 3)):  # a server that hides the chain gains nothing
+        server.answers[path] = (404, {}, b"")
+    publish([release(2)], server.folder)
+    with pytest.raises(RollbackError, match="key sets"):
+        look(url, store)
+    server.answers = {}
+    with pytest.raises(SignatureError):
+        look(url, store)
+    assert store.trust().key_version == 3
+    assert store.load(NOW).manifest.version == 1

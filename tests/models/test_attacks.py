@@ -21,7 +21,7 @@ from sottovoce.client.scorer import LiteRTScorer, OnnxScorer
 from sottovoce.models import bundle as bundle_module
 from sottovoce.models import trust as trust_module
 from sottovoce.models.bundle import CAPS, MOST_BYTES, pack
-from sottovoce.models.key_rotation import KeySet, sign_key_set
+from sottovoce.models.key_set import KeySet, sign_key_set
 from sottovoce.models.manifest import Runtimes
 from sottovoce.models.signing import generate_key, public_pem
 from sottovoce.models.trust import CLOCK_SKEW, Trust

@@ -10,9 +10,10 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from sottovoce.models import key_rotation
+from sottovoce.models import key_rotation, key_set
 from sottovoce.models.dsse import signature_of, signed_message
-from sottovoce.models.key_rotation import KEY_SET_TYPE, MOST_BYTES, KeySet, rotate, rotate_along, sign_key_set
+from sottovoce.models.key_rotation import rotate, rotate_along
+from sottovoce.models.key_set import KEY_SET_TYPE, MOST_BYTES, KeySet, add_signatures, claimed, sign_key_set, signers
 from sottovoce.models.signing import PAYLOAD_TYPE, generate_key, key_id, private_pem, public_pem, sign
 from sottovoce.models.trust import Trust
 from sottovoce.privacy.errors import BundleError, ExpiredError, RollbackError, SignatureError
@@ -225,10 +226,12 @@ def test_a_bundles_signature_rotates_no_keys(trust):
 
 
 def test_a_file_is_measured_before_it_is_parsed_and_signed_before_it_is_read(trust, monkeypatch):
-    monkeypatch.setattr(key_rotation, "_read", lambda *_: pytest.fail("read before the old keys' signatures held"))
+    monkeypatch.setattr(
+        key_rotation, "read_key_set", lambda *_: pytest.fail("read before the old keys' signatures held")
+    )
     with pytest.raises(SignatureError):
         rotate(trust, NextKeys(signers="bc").data(), NOW)
-    monkeypatch.setattr(key_rotation, "_open", lambda *_: pytest.fail("parsed before it was measured"))
+    monkeypatch.setattr(key_set, "_open", lambda *_: pytest.fail("parsed before it was measured"))
     with pytest.raises(BundleError, match="more than"):
         rotate(trust, b"[" * (MOST_BYTES + 1), NOW)
 
@@ -315,9 +318,9 @@ def test_a_wrong_call_is_the_programmers_mistake(trust):
     for chain, now in (([NextKeys().data()], NOW.replace(tzinfo=None)), ([], NOW)):
         with pytest.raises(ValueError, match="needs"):
             rotate_along(trust, chain, now)
-    for signers in ([], [KEYS["a"]] * 17):
+    for few_or_many in ([], [KEYS["a"]] * 17):
         with pytest.raises(ValueError, match="keys"):
-            sign_key_set(good, signers)
+            sign_key_set(good, few_or_many)
     with pytest.raises(BundleError, match="twice"):
         sign_key_set(msgspec.structs.replace(good, keys=(pem("b"), pem("b"))), [KEYS["a"]])
     for bends in ({"threshold": 2}, {"expires": NOW.astimezone(timezone(timedelta(hours=1)))}):
@@ -326,3 +329,27 @@ def test_a_wrong_call_is_the_programmers_mistake(trust):
     for bends in ({"key_version": 0}, {"keys_expire": NOW.replace(tzinfo=None)}):
         with pytest.raises(ValueError, match="needs"):
             replace(trust, **bends)
+
+
+def test_owners_sign_one_after_the_other_on_machines_of_their_own(trust):
+    key_set = claimed(NextKeys().data())
+    data = sign_key_set(key_set, [KEYS["a"]])
+    for name in "bc":
+        with pytest.raises(SignatureError):
+            rotate(trust, data, NOW)
+        data = add_signatures(data, [KEYS[name]])
+    assert rotate(trust, data, NOW).key_version == 2
+    assert data == sign_key_set(key_set, [KEYS[name] for name in "abc"])
+    assert add_signatures(data, [KEYS["a"], KEYS["c"]]) == data  # a second signature by one key counts for nothing
+    assert add_signatures(data, [KEYS["d"], KEYS["d"]]) == add_signatures(data, [KEYS["d"]])
+    found = signers(data, [KEYS[name].public_key() for name in "bcd"])
+    assert found == {key_id(KEYS[name].public_key()) for name in "bc"}
+
+
+def test_nobody_signs_what_is_no_key_set_or_more_than_a_file_holds():
+    for bad in (b"", NextKeys(payload=lambda _: b"{}").data(), NextKeys(threshold=0).data()):
+        with pytest.raises(BundleError):
+            add_signatures(bad, [KEYS["a"]])
+    full = NextKeys(signers="abc" + "x" * 13).data()
+    with pytest.raises(ValueError, match="16"):
+        add_signatures(full, [KEYS["d"]])

@@ -844,13 +844,27 @@ def test_a_release_is_published_taken_by_a_device_and_widened_step_by_step(
     publish(1, "--rollout-percent", "0", "--rollout-salt", "spring")
     told = json.loads(call(*ask)[1])
     assert (told["outcome"], told["version"]) == ("held back", first)
-    wide = publish(2, "--rollout-percent", "100", "--rollout-salt", "spring")
+    assert call("keys", "new", tmp_path / "second.pem")[0] == 0
+    both = ("--key", copied / "signing.pem", "--key", tmp_path / "second.pem", "--key-threshold", 1)
+    wide = publish(2, "--rollout-percent", "100", "--rollout-salt", "spring", *both)
+    publics = ("--key", copied / "signing.pub.pem", "--key", tmp_path / "second.pub.pem")
+    shown = json.loads(call("bundle", "show", copied / "bundle.svb", *publics, "--json")[1])
+    assert (shown["signatures"], len(shown["signed_by"]), shown["manifest"]["key_threshold"]) == (2, 2, 1)
     told = json.loads(call(*ask)[1])
     assert (told["outcome"], told["version"], told["by"]) == ("installed", wide, "patch")
     assert told["received"] < (copied / "bundle.svb").stat().st_size / 4
     code, out, err = call("update", address, "--store", tmp_path / "other", "--key", other_key(tmp_path))
     assert (code, out) == (1, "")
     assert "keys signed" in err
+
+
+def test_keys_that_are_named_twice_or_cannot_reach_the_threshold_sign_nothing(call, copied, tmp_path):
+    assert call("keys", "new", tmp_path / "ann.pem")[0] == 0
+    ann = ("--key", tmp_path / "ann.pem")
+    before = files(copied)
+    for wrong in ([*ann, "--key-threshold", 2], [*ann, *ann], ["--key-threshold", 2]):
+        refused(call("release", copied, *wrong), "--key-threshold")
+    assert files(copied) == before
 
 
 def other_key(folder):
