@@ -1,5 +1,7 @@
 """A passport held against the ledger it names: everything it says is recomputed from the rows that stood then.
 
+The rows that a calibration names are held against what it says of them.
+
 Rows that were appended later change nothing in what was true at the release; they are counted and said. A ledger that
 is shorter, or whose row at that place is another one, is not the ledger of the passport, and nothing is compared.
 """
@@ -9,10 +11,11 @@ from collections.abc import Mapping
 
 import msgspec
 
+from sottovoce.models.calibration import Calibration
 from sottovoce.models.passport import SIMULATION, PrivacyPassport
 from sottovoce.privacy.audit import audit_open
 from sottovoce.privacy.book import Book
-from sottovoce.privacy.chain import Head
+from sottovoce.privacy.chain import Committed, Head, Reserved
 from sottovoce.privacy.errors import ConfigError, LedgerError
 from sottovoce.privacy.plan import MechanismPlan
 from sottovoce.privacy.reading import Reader
@@ -26,7 +29,7 @@ SINCE = ("audit", "plan_hash")
 
 
 class Mismatch(msgspec.Struct, frozen=True, kw_only=True):
-    """A field on which passport and ledger do not agree; both values as JSON."""
+    """A field of passport or calibration on which bundle and ledger do not agree; both values as JSON."""
 
     field: str
     passport: str
@@ -34,7 +37,8 @@ class Mismatch(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         """One line."""
-        return f"{self.field}: the passport says {self.passport}, the ledger {self.ledger}"
+        said = "calibration.json" if self.field.startswith("calibration.") else "the passport"
+        return f"{self.field}: {said} says {self.passport}, the ledger {self.ledger}"
 
 
 class LedgerCheck(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,14 +61,15 @@ class LedgerCheck(msgspec.Struct, frozen=True, kw_only=True):
     not_checked: tuple[str, ...]
 
 
-def check_ledger(stated: PrivacyPassport, ledger: Reader) -> LedgerCheck:
-    """Every field of a passport, held against the ledger as it stood at the release.
+def check_ledger(stated: PrivacyPassport, ledger: Reader, calibration: Calibration | None = None) -> LedgerCheck:
+    """Every field of a passport, held against the ledger as it stood at the release, and what a calibration names.
 
     Where a passport names no plan, the plan of the ledger that agrees with it best is taken.
 
     Args:
         stated: the passport.
         ledger: open; all of it is checked, later rows too.
+        calibration: of the same bundle; None to look at the passport alone.
 
     Raises:
         LedgerError: the ledger does not hold, is shorter than the passport says, is another one, or plans no training.
@@ -80,14 +85,15 @@ def check_ledger(stated: PrivacyPassport, ledger: Reader) -> LedgerCheck:
         raise LedgerError(f"{ledger.name}: holds no plan of a training run", "name the ledger of the run")
     mismatches = min((_compare(stated, proof) for proof in proofs), key=len)
     wrong = {one.field for one in mismatches}
+    unpaid = () if calibration is None else _unpaid(calibration, then, book, stated.plan_hash)
     absent = {name for name in SINCE if not getattr(stated, name)}
     return LedgerCheck(
         ledger=ledger.name,
         rows=stated.ledger_length,
         later_rows=head.length - stated.ledger_length,
         agreed=tuple(name for name in stated.__struct_fields__ if name not in wrong | absent),
-        mismatches=mismatches,
-        not_checked=_unchecked(stated, proofs[0], then, book, absent),
+        mismatches=(*mismatches, *unpaid),
+        not_checked=_unchecked(stated, proofs[0], then, book, absent, calibration),
     )
 
 
@@ -113,6 +119,44 @@ def _require_row(stated: PrivacyPassport, ledger: Reader, head: Head) -> None:
         f"{here or 'none'}: another ledger, or rewritten",
         restore,
     )
+
+
+def _unpaid(calibration: Calibration, then: Reader, book: Book, plan_hash: str) -> tuple[Mismatch, ...]:
+    """Where a head names a measurement that the ledger did not pay for and commit as it says."""
+    entries, hashes = {entry.seq: entry for entry in then.entries()}, {row.seq: row.hash for row in then.rows()}
+    committed = {one.reservation: one for one in entries.values() if isinstance(one, Committed)}
+    # Empty where the plan is the best of a selection: then other rows paid.
+    trained = {run for run, plan, _, _ in book.uses if plan == plan_hash}
+    found = []
+    for head in calibration.heads:
+        said = head.source
+        if said is None:
+            continue
+        row = entries.get(said.ledger_row)
+        bill = row if isinstance(row, Reserved) else None
+        settled = committed.get(said.ledger_row)
+        stated = {
+            "ledger_hash": said.ledger_hash,
+            "purpose": "calibration",
+            "run_id": said.run_id,
+            "number": said.number,
+            "artifact_sha256": said.artifact_sha256,
+            "trained_by_this_run": True,
+        }
+        held = {
+            "ledger_hash": hashes.get(said.ledger_row),
+            "purpose": None if bill is None else bill.purpose,
+            "run_id": None if bill is None else bill.run_id,
+            "number": None if bill is None else bill.round,
+            "artifact_sha256": None if settled is None else settled.artifact_sha256,
+            "trained_by_this_run": not trained or said.run_id in trained,
+        }
+        found += [
+            Mismatch(field=f"calibration.{head.head}.{name}", passport=_text(value), ledger=_text(held[name]))
+            for name, value in stated.items()
+            if held[name] != value
+        ]
+    return tuple(found)
 
 
 def _plans(book: Book, wanted: str) -> list[MechanismPlan]:
@@ -155,10 +199,17 @@ def _added(stated: str, proven: str) -> str:
 
 
 def _unchecked(
-    stated: PrivacyPassport, proof: PrivacyPassport, then: Reader, book: Book, absent: set[str]
+    stated: PrivacyPassport,
+    proof: PrivacyPassport,
+    then: Reader,
+    book: Book,
+    absent: set[str],
+    calibration: Calibration | None,
 ) -> tuple[str, ...]:
     """What this comparison cannot show."""
     found = ["the model: a bundle does not carry the digest of its checkpoint, so the ledger cannot be asked for it"]
+    if calibration is not None and not calibration.identity:
+        found.append("calibration: slope and intercept; whoever holds the measurement with that digest can fit them")
     if added := _added(stated.label, proof.label):
         found.append(f"label: what the signer adds in words of their own: {added}")
     found += [f"{name}: not stated, the bundle is of an older version" for name in sorted(absent)]

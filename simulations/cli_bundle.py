@@ -16,12 +16,12 @@ import click
 
 from sottovoce.client.scorer import LiteRTScorer, OnnxScorer, Scorer, request_scorer
 from sottovoce.models.bundle import Bundle
-from sottovoce.models.passport import PrivacyPassport, releasable
+from sottovoce.models.passport import releasable
 from sottovoce.models.quiet import quiet_stderr
 from sottovoce.models.signing import key_id, load_public_key
 from sottovoce.models.trust import Trust, check_golden
 from sottovoce.privacy.errors import BundleError, DeviceError
-from sottovoce.simulations.bundle_facts import bundle_facts, lines, passport_lines, printable
+from sottovoce.simulations.bundle_facts import bundle_facts, calibration_lines, lines, passport_lines, printable
 from sottovoce.simulations.cli_options import PATH, as_json, ledger_place, print_json
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def verify(file: Path, keys: Sequence[Path], place: Path | str | None, json_outp
     for name in installed:
         _score_golden(accepted, name)
     releasable(accepted.passport)
-    checked = None if place is None else _against(accepted.passport, place)
+    checked = None if place is None else _against(accepted, place)
     held = [line.format(runtimes=" and ".join(installed)) for line in HOLDS]
     manifest = accepted.manifest
     if json_output:
@@ -97,6 +97,7 @@ def verify(file: Path, keys: Sequence[Path], place: Path | str | None, json_outp
                 "held": held,
                 "ledger": checked,
                 "passport": accepted.passport,
+                "calibration": accepted.calibration,
             }
         )
     else:
@@ -105,23 +106,23 @@ def verify(file: Path, keys: Sequence[Path], place: Path | str | None, json_outp
         click.echo(printable(f"model: {manifest.model_id} version {manifest.version}"))
         for line in held:
             click.echo(f"holds: {line}")
-        for line in passport_lines(accepted.passport):
+        for line in (*calibration_lines(accepted.calibration), *passport_lines(accepted.passport)):
             click.echo(printable(line))
         _show_ledger(checked)
     if checked is not None and checked.mismatches:
         sys.stdout.flush()
         wrong = ", ".join(one.field for one in checked.mismatches)
         raise BundleError(
-            f"passport and ledger do not agree on: {wrong}", "do not put this bundle to use; ask who signed it"
+            f"bundle and ledger do not agree on: {wrong}", "do not put this bundle to use; ask who signed it"
         )
 
 
-def _against(passport: PrivacyPassport, place: Path | str) -> "LedgerCheck":
+def _against(accepted: Bundle, place: Path | str) -> "LedgerCheck":
     from sottovoce.privacy.ledger import Ledger
     from sottovoce.simulations.bundle_check import check_ledger  # accounting, not part of the device runtime
 
     with Ledger.open_unchecked(place) as ledger:
-        return check_ledger(passport, ledger)
+        return check_ledger(accepted.passport, ledger, accepted.calibration)
 
 
 def _show_ledger(checked: "LedgerCheck | None") -> None:

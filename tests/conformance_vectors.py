@@ -31,6 +31,7 @@ from sottovoce.client.request import decode_request
 from sottovoce.models import ranker
 from sottovoce.models.batch import Batch
 from sottovoce.models.bundle import pack, unpack
+from sottovoce.models.calibration import identity
 from sottovoce.models.dsse import signed_message
 from sottovoce.models.golden import Golden, check_scores, write_golden
 from sottovoce.models.key_rotation import KEY_SET_TYPE, rotate_along
@@ -764,6 +765,7 @@ def published(
     made = {
         "model.onnx": b"these are no models", "model.tflite": b"nor are these", "schema.json": TINY.canonical(),
         "passport.json": PASSPORT.canonical(), "golden.json": write_golden([GOLDEN]), "LICENSE.txt": b"Apache-2.0",
+        "calibration.json": identity(TINY.heads).canonical(),
     } | (files or {})  # fmt: skip
     digests = {name: File(sha256=hashlib.sha256(data).hexdigest(), length=len(data)) for name, data in made.items()}
     plain = {
