@@ -1,9 +1,9 @@
 """From trained parameters to one signed file, or to a reason why not.
 
 The steps: the passport must state a real guarantee; calibrate; quantize, as small as the gates allow; export to both
-formats; compare all four scorers, and both exports with the calibration that is stated; pack and sign; judge every gate
-on the real figures; accept the bundle as a device would, and score its golden requests with both runtimes. Everything
-happens in memory: when any step refuses, there is nothing to clean up.
+formats; compare all four scorers; pack and sign; judge every gate on the real figures; hold both exports against the
+calibration that is stated; accept the bundle as a device would, and score its golden requests with both runtimes.
+Everything happens in memory: when any step refuses, there is nothing to clean up.
 """
 
 import hashlib
@@ -175,8 +175,6 @@ def release(
         compared = parity(exact, by_module, by_onnx, by_tflite, requests, schema)
     rng = np.random.default_rng(version)
     golden = draw_golden(schema, by_module, rng)
-    for exported in (by_onnx, by_tflite):
-        require_applied(stated, logits_as_trained(module), exported, [one.request() for one in golden])
     (alone,) = random_requests(schema, 1, 1, rng)
     files = {
         "model.onnx": onnx,
@@ -226,6 +224,8 @@ def release(
         gates,
     )
     refuse_failures(results)
+    for exported in (by_onnx, by_tflite):
+        require_applied(stated, logits_as_trained(module), exported, [one.request() for one in golden])
     trust = Trust(
         tuple(key.public_key() for key in keys),
         threshold=signers,
