@@ -6,13 +6,16 @@ rm -rf "$run"
 
 say() { printf '\n== %s\n$ %s\n' "$1" "$2"; }
 
-say "train across 20,000 simulated devices, device-level epsilon 4" "sottovoce simulate --data market --out $run"
-sottovoce simulate --data market --out "$run"
+say "train across 20,000 simulated devices, device-level epsilon 4" "sottovoce simulate --data market --set measure.calibration=1 --out $run"
+sottovoce simulate --data market --set measure.calibration=1 --out "$run"
+
+say "how far off are its chances? asked once, out of the same epsilon" "sottovoce measure $run calibration"
+sottovoce measure "$run" calibration
 
 say "what did that cost? recomputed from the ledger, then measured" "sottovoce audit $run"
 sottovoce audit "$run"
 
-say "quantize, export to ONNX and TFLite, compare, sign" "sottovoce release $run"
+say "calibrate, quantize, export to ONNX and TFLite, compare, sign" "sottovoce release $run"
 sottovoce release "$run"
 
 for device in 3 6 14; do

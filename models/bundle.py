@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from sottovoce.models.calibration import Calibration
 from sottovoce.models.golden import Golden
 from sottovoce.models.manifest import Manifest
 from sottovoce.models.passport import PrivacyPassport
@@ -20,6 +21,7 @@ from sottovoce.privacy.errors import BundleError
 CAPS: Mapping[str, int] = MappingProxyType(
     {
         "LICENSE.txt": 256 * 1024,
+        "calibration.json": 64 * 1024,
         "golden.json": 256 * 1024,
         "manifest.json": 64 * 1024,
         "model.onnx": 16 * 1024 * 1024,
@@ -51,6 +53,7 @@ class Bundle:
         schema: how to encode its inputs.
         passport: what it may tell about people.
         golden: requests with known scores.
+        calibration: what the model's files already do to its logits, and who paid for it.
         onnx: bytes of `model.onnx`.
         tflite: bytes of `model.tflite`.
         notice: text of `LICENSE.txt`.
@@ -60,6 +63,7 @@ class Bundle:
     schema: FeatureSchema
     passport: PrivacyPassport
     golden: tuple[Golden, ...]
+    calibration: Calibration
     onnx: bytes
     tflite: bytes
     notice: str

@@ -10,7 +10,7 @@ both is used is one byte of the header; whoever makes the patch tries both.
 
 A patch proves nothing: the bundle it makes goes through the same rules as one that was downloaded whole.
 
-    magic "SVD1" | kind, 1 byte | SHA-256 of old, 32 | SHA-256 of new, 32 | 8 lengths of files, 4 each | zstd frame
+    magic "SVD2" | kind, 1 byte | SHA-256 of old, 32 | SHA-256 of new, 32 | 9 lengths of files, 4 each | zstd frame
 
 Integers are little endian.
 
@@ -32,7 +32,7 @@ from sottovoce.privacy.errors import BundleError, DigestError
 Kind = Literal[0, 1]
 """How model files are stored: 0 as they are, 1 as differences."""
 
-_MAGIC = b"SVD1"
+_MAGIC = b"SVD2"
 _HEADER = struct.Struct(f"<4sB32s32s{len(CAPS)}L")
 _MODELS = ("model.onnx", "model.tflite")
 _LEVEL = 19

@@ -237,6 +237,17 @@ def module_scorer(module: QuantizedRanker) -> Scorer:
     return score
 
 
+def logits_as_trained(module: QuantizedRanker) -> Scorer:
+    """Logits of the quantized ranker before its calibration, run by torch."""
+
+    def score(request: Request) -> Scores:
+        with torch.inference_mode():
+            logits: Scores = module.as_trained(*_tensors(request)).numpy()
+            return logits
+
+    return score
+
+
 def _tensors(request: Request) -> tuple[torch.Tensor, ...]:
     return tuple(torch.from_numpy(getattr(request, name)) for name in INPUTS)
 

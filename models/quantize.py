@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from sottovoce.models import ranker
 from sottovoce.models.batch import Batch, interest
-from sottovoce.models.ranker import Parameters, RankerConfig
+from sottovoce.models.ranker import INTERCEPT, SLOPE, Parameters, RankerConfig
 from sottovoce.models.row_scales import CODES, LEVELS, RowScales, row_scales
 from sottovoce.models.schema import FeatureSchema
 from sottovoce.privacy.errors import GateError
@@ -102,12 +102,21 @@ class QuantizedRanker(nn.Module):
             outcomes: (E,) int32, 0 marks an empty place.
             ad: (N, ad features) int32, N at least 1.
         """
+        return ranker.probabilities(self._logits(self._weights(), context, events, outcomes, ad))
+
+    def as_trained(self, context: Tensor, events: Tensor, outcomes: Tensor, ad: Tensor) -> Tensor:
+        """Logits of the same model before its calibration, shapes as in `forward`."""
+        parameters = {name: value for name, value in self._weights().items() if name not in (SLOPE, INTERCEPT)}
+        return self._logits(parameters, context, events, outcomes, ad)
+
+    def _weights(self) -> dict[str, Tensor]:
+        table = self.codes if self.planes else self.exact
+        return {name: getattr(self, buffer) for name, buffer in self._dense.items()} | {"table": table}
+
+    def _logits(self, parameters: Parameters, context: Tensor, events: Tensor, outcomes: Tensor, ad: Tensor) -> Tensor:
         visible = (outcomes != 0).to(torch.float32).unsqueeze(0)
         batch = Batch(context, ad, events, outcomes, visible)
-        table = self.codes if self.planes else self.exact
-        parameters = {name: getattr(self, buffer) for name, buffer in self._dense.items()} | {"table": table}
-        seen = interest(batch, self._click_row)
-        return ranker.probabilities(ranker.logits(parameters, batch, seen, self._config, self.look_up))
+        return ranker.logits(parameters, batch, interest(batch, self._click_row), self._config, self.look_up)
 
 
 def quantize(
@@ -127,7 +136,8 @@ def quantize(
     exactly zero; all else is unchanged.
 
     Args:
-        parameters: float32, by name, without a device axis; shapes as in `ranker.shapes`.
+        parameters: float32, by name, without a device axis; shapes as in `ranker.shapes`, and two more where the model
+            is calibrated, see `ranker.calibrated`.
         schema: the features the table was laid out for.
         config: the sizes the parameters were made with.
         planes: one of `PLANES`.
@@ -143,6 +153,8 @@ def quantize(
     if planes not in PLANES:
         raise ValueError(f"planes must be one of {PLANES}, got {planes}")
     expected = ranker.shapes(schema, config)
+    if SLOPE in parameters or INTERCEPT in parameters:
+        expected |= dict.fromkeys((SLOPE, INTERCEPT), (1, len(schema.heads)))
     if {name: tuple(value.shape) for name, value in parameters.items()} != expected:
         raise ValueError("parameters do not have the names and shapes of this schema and config")
     for name, value in parameters.items():

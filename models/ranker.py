@@ -22,12 +22,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from sottovoce.models.batch import Batch, Interest, interest
+from sottovoce.models.calibration import Calibration
 from sottovoce.models.schema import FeatureSchema
 from sottovoce.models.units import units
 
 Parameters = Mapping[str, Tensor]
 LookUp = Callable[[Tensor, Tensor], Tensor]
 Layer = Callable[[Tensor, Parameters, str], Tensor]
+
+SLOPE, INTERCEPT = "calibration.slope", "calibration.intercept"
+"""Parameters of a model that is calibrated, each (1, heads); no device trains them. See `calibrated`."""
 
 
 class RankerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -165,7 +169,7 @@ def logits(
     lookup: LookUp = look_up,
     dense: Layer = dense,
 ) -> Tensor:
-    """Scores before the sigmoid, shape (..., N, heads).
+    """Scores before the sigmoid, shape (..., N, heads); calibrated where the parameters say so.
 
     Args:
         parameters: by name, each with or without the leading device axis; `table` is always two-dimensional, with the
@@ -176,6 +180,16 @@ def logits(
         lookup: how table rows are read; the quantized model brings its own.
         dense: how a dense layer is computed; whoever wants to see what goes into it and comes out brings another.
     """
+    scores = _as_trained(parameters, batch, seen, config, lookup, dense)
+    if SLOPE not in parameters:
+        return scores
+    return parameters[SLOPE] * scores + parameters[INTERCEPT]
+
+
+def _as_trained(
+    parameters: Parameters, batch: Batch, seen: Interest, config: RankerConfig, lookup: LookUp, dense: Layer
+) -> Tensor:
+    """Logits before any calibration."""
     table = parameters["table"]
     context, ad = lookup(table, batch.context), lookup(table, batch.ad)
     first_order = ad[..., 0].sum(-1, keepdim=True) + context[..., 0].sum(-1, keepdim=True)
@@ -202,6 +216,27 @@ def logits(
     hidden = torch.relu(dense(x, parameters, "hidden"))
     head = dense(torch.cat([x, hidden], -1), parameters, "head") + liking
     return _with_first_order(head, first_order)
+
+
+def calibrated(parameters: Parameters, calibration: Calibration) -> dict[str, Tensor]:
+    """The model with a calibration in it, as two parameters more; one that changes nothing adds nothing.
+
+    Args:
+        parameters: as trained, by name, without a device axis.
+        calibration: of the same heads.
+
+    Raises:
+        ValueError: they are calibrated already, or have another number of heads.
+    """
+    if SLOPE in parameters or INTERCEPT in parameters:
+        raise ValueError("these parameters are calibrated already")
+    if parameters["head.bias"].shape[-1] != len(calibration.heads):
+        raise ValueError(f"a calibration of {len(calibration.heads)} heads does not fit these parameters")
+    if calibration.identity:
+        return dict(parameters)
+    slope = torch.tensor([[one.slope for one in calibration.heads]])
+    intercept = torch.tensor([[one.intercept for one in calibration.heads]])
+    return {**parameters, SLOPE: slope, INTERCEPT: intercept}
 
 
 def _liking(parameters: Parameters, seen: Interest) -> Tensor:

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from sottovoce.models.bundle import Bundle, unpack
+from sottovoce.models.calibration import load_calibration
 from sottovoce.models.golden import check_scores, load_golden
 from sottovoce.models.manifest import Manifest, load_manifest, newer_or_same
 from sottovoce.models.passport import load_passport
@@ -90,8 +91,8 @@ class Trust:
 
         Raises:
             SignatureError, DigestError, RollbackError, ExpiredError, SchemaError: see the rules above.
-            BundleError: the container, manifest, passport or golden requests are malformed, made in the future or
-                for another line, or a runtime is too old.
+            BundleError: the container, manifest, passport, golden requests or calibration are malformed, made in the
+                future, for another line or for other heads, or a runtime is too old.
             ValueError: `now` has no time zone, or `runtimes` is empty or names an unknown runtime.
         """
         if now.tzinfo is None:
@@ -115,7 +116,9 @@ class Trust:
         except UnicodeDecodeError as error:
             raise BundleError("LICENSE.txt is not UTF-8", KEEP) from error
         golden = load_golden(files["golden.json"], schema)
-        bundle = Bundle(manifest, schema, passport, golden, files["model.onnx"], files["model.tflite"], notice)
+        calibration = load_calibration(files["calibration.json"], schema.heads)
+        models = files["model.onnx"], files["model.tflite"]
+        bundle = Bundle(manifest, schema, passport, golden, calibration, *models, notice)
         return replace(self, version=manifest.version, model_id=manifest.model_id), bundle
 
     def _check_version(self, manifest: Manifest) -> None:

@@ -1,9 +1,9 @@
 """From trained parameters to one signed file, or to a reason why not.
 
-The steps: the passport must state a real guarantee; quantize, as small as the gates allow; export to both formats;
-compare all four scorers; pack and sign; judge every gate on the real figures; accept the bundle as a device would, and
-score its golden requests with both runtimes. Everything happens in memory: when any
-step refuses, there is nothing to clean up.
+The steps: the passport must state a real guarantee; calibrate; quantize, as small as the gates allow; export to both
+formats; compare all four scorers; pack and sign; judge every gate on the real figures; hold both exports against the
+calibration that is stated; accept the bundle as a device would, and score its golden requests with both runtimes.
+Everything happens in memory: when any step refuses, there is nothing to clean up.
 """
 
 import hashlib
@@ -19,12 +19,14 @@ import numpy as np
 from sottovoce.client.scorer import LiteRTScorer, OnnxScorer, request_scorer
 from sottovoce.models import ranker
 from sottovoce.models.bundle import Bundle, pack
+from sottovoce.models.calibration import Calibration, HeadCalibration, identity, require_applied
 from sottovoce.models.golden import draw_golden, write_golden
 from sottovoce.models.manifest import File, Manifest, Port, Runtimes
 from sottovoce.models.onnx_export import to_onnx
 from sottovoce.models.parity import (
     ParityReport,
     float_scorer,
+    logits_as_trained,
     module_scorer,
     parity,
     quantization_cost,
@@ -58,6 +60,7 @@ class ReleaseReport(msgspec.Struct, frozen=True, kw_only=True):
         bundle_bytes: its length.
         file_bytes: length of each file in it.
         parameters: number of trained values.
+        calibration: by head, as `calibration.json` states it; empty for a release of an older version.
         parity: how far the four scorers are apart.
         metrics: evaluation figures as they were passed in.
         gates: every gate, judged.
@@ -72,6 +75,7 @@ class ReleaseReport(msgspec.Struct, frozen=True, kw_only=True):
     parity: ParityReport
     metrics: Mapping[str, float]
     gates: tuple[GateResult, ...]
+    calibration: tuple[HeadCalibration, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,7 @@ def release(
     rollout_salt: str | None = None,
     one_byte_scales: bool = False,
     parent: Bundle | None = None,
+    calibration: Calibration | None = None,
 ) -> Release:
     """The signed bundle of a trained model, once every gate passed.
 
@@ -117,7 +122,7 @@ def release(
     events in a simulation.
 
     Args:
-        parameters: float32, without a device axis.
+        parameters: float32, without a device axis, as trained: not calibrated yet.
         schema: the features they were trained on.
         config: the sizes they were made with.
         passport: from the ledger of the run.
@@ -141,10 +146,12 @@ def release(
         one_byte_scales: whether the scale of a row takes one byte instead of four; see `quantize`.
         parent: an earlier release of the line, on the same schema; rows keep its scales where they fit, so that the
             difference between the two files is small.
+        calibration: that ships, in the order of the schema's heads; None for one that changes nothing.
 
     Raises:
         GateError: the passport states no guarantee, the parent is of another line or schema or not older, a parameter
-            is not finite, an export is not plain, or a gate is missed (each missed gate is named, with by how much).
+            is not finite, an export is not plain or does not apply the calibration, or a gate is missed (each missed
+            gate is named, with by how much).
         GoldenError: a runtime does not score the golden requests like torch.
         ValueError: parameters of another schema, no key, no request, or impossible times, versions, thresholds or
             shares.
@@ -158,12 +165,16 @@ def release(
     if parent is not None:
         parent_version = _parent_version(parent, schema, model_id, version, parent_version)
         previous = stored_scales(parent.onnx, schema.rows)
-    module = _smallest(parameters, schema, config, requests, gates, one_byte_scales, previous)
+    stated = identity(schema.heads) if calibration is None else calibration
+    if tuple(one.head for one in stated.heads) != schema.heads:
+        raise ValueError("the calibration is not of the schema's heads")
+    shipped = ranker.calibrated(parameters, stated)
+    module = _smallest(shipped, schema, config, requests, gates, one_byte_scales, previous)
     onnx, tflite = to_onnx(module, schema), to_tflite(module, schema, sizes)
     by_module = module_scorer(module)
     by_onnx, by_tflite = request_scorer(OnnxScorer(onnx)), request_scorer(LiteRTScorer(tflite))
     with quiet_stderr():  # LiteRT announces itself when a model is first run
-        exact = float_scorer(parameters, schema, config)
+        exact = float_scorer(shipped, schema, config)
         compared = parity(exact, by_module, by_onnx, by_tflite, requests, schema)
     rng = np.random.default_rng(version)
     golden = draw_golden(schema, by_module, rng)
@@ -172,6 +183,7 @@ def release(
         "model.onnx": onnx,
         "model.tflite": tflite,
         "schema.json": schema.canonical(),
+        "calibration.json": stated.canonical(),
         "passport.json": passport.canonical(),
         "golden.json": write_golden(golden),
         "LICENSE.txt": notice.encode(),
@@ -216,6 +228,8 @@ def release(
         gates,
     )
     refuse_failures(results)
+    for exported in (by_onnx, by_tflite):
+        require_applied(stated, logits_as_trained(module), exported, [one.request() for one in golden])
     trust = Trust(
         tuple(key.public_key() for key in keys),
         threshold=signers,
@@ -234,6 +248,7 @@ def release(
         parity=compared,
         metrics=dict(metrics),
         gates=tuple(results),
+        calibration=stated.heads,
     )
     return Release(report, bundle)
 

@@ -1,6 +1,7 @@
 """A passport held against the ledger it names: everything it says is recomputed from the rows that stood then.
 
-So is what the manifest says of the weights: that their checkpoint is a release which these rows paid for.
+So is what the manifest says of the weights: that their checkpoint is a release which these rows paid for. The rows that
+a calibration names are held against what it says of them.
 
 Rows that were appended later change nothing in what was true at the release; they are counted and said. A ledger that
 is shorter, or whose row at that place is another one, is not the ledger of the passport, and nothing is compared.
@@ -12,10 +13,11 @@ from typing import Literal
 
 import msgspec
 
+from sottovoce.models.calibration import Calibration
 from sottovoce.models.passport import SIMULATION, PrivacyPassport
 from sottovoce.privacy.audit import audit_open
 from sottovoce.privacy.book import Book
-from sottovoce.privacy.chain import Head
+from sottovoce.privacy.chain import Committed, Head, Reserved
 from sottovoce.privacy.errors import ConfigError, LedgerError
 from sottovoce.privacy.plan import MechanismPlan
 from sottovoce.privacy.reading import Reader
@@ -42,11 +44,12 @@ class Mismatch(msgspec.Struct, frozen=True, kw_only=True):
     field: str
     stated: str
     ledger: str
-    file: Literal["passport", "manifest"] = "passport"
+    file: Literal["passport", "manifest", "calibration.json"] = "passport"
 
     def __str__(self) -> str:
         """One line."""
-        return f"{self.field}: the {self.file} says {self.stated}, the ledger {self.ledger}"
+        file = self.file if "." in self.file else f"the {self.file}"
+        return f"{self.field}: {file} says {self.stated}, the ledger {self.ledger}"
 
 
 class LedgerCheck(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,8 +74,10 @@ class LedgerCheck(msgspec.Struct, frozen=True, kw_only=True):
     paid_row: int | None
 
 
-def check_ledger(stated: PrivacyPassport, checkpoint: str, ledger: Reader) -> LedgerCheck:
-    """Every field of a passport, and the checkpoint, held against the ledger as it stood at the release.
+def check_ledger(
+    stated: PrivacyPassport, checkpoint: str, ledger: Reader, calibration: Calibration | None = None
+) -> LedgerCheck:
+    """Every field of a passport, the checkpoint, and what a calibration names, held against the ledger of the release.
 
     Where a passport names no plan, the plan of the ledger that agrees with it best is taken.
 
@@ -80,6 +85,7 @@ def check_ledger(stated: PrivacyPassport, checkpoint: str, ledger: Reader) -> Le
         stated: the passport.
         checkpoint: its SHA-256, as the manifest states it.
         ledger: open; all of it is checked, later rows too.
+        calibration: of the same bundle; None to look at the passport alone.
 
     Raises:
         LedgerError: the ledger does not hold, is shorter than the passport says, is another one, or plans no training.
@@ -96,19 +102,20 @@ def check_ledger(stated: PrivacyPassport, checkpoint: str, ledger: Reader) -> Le
     mismatches = min((_compare(stated, proof) for proof in proofs), key=len)
     paid = paid_weights(ledger, checkpoint, stated)
     if paid.fault:
-        unpaid = Mismatch(
+        unknown = Mismatch(
             field="checkpoint_digest", stated=_text(checkpoint), ledger=_text(paid.fault), file="manifest"
         )
-        mismatches = (*mismatches, unpaid)
+        mismatches = (*mismatches, unknown)
     wrong = {one.field for one in mismatches}
+    unpaid = () if calibration is None else _unpaid(calibration, then, book, stated.plan_hash)
     absent = {name for name in SINCE if not getattr(stated, name)}
     return LedgerCheck(
         ledger=ledger.name,
         rows=stated.ledger_length,
         later_rows=head.length - stated.ledger_length,
         agreed=tuple(name for name in stated.__struct_fields__ if name not in wrong | absent),
-        mismatches=mismatches,
-        not_checked=_unchecked(stated, proofs[0], then, book, absent),
+        mismatches=(*mismatches, *unpaid),
+        not_checked=_unchecked(stated, proofs[0], then, book, absent, calibration),
         paid_row=paid.row,
     )
 
@@ -135,6 +142,49 @@ def _require_row(stated: PrivacyPassport, ledger: Reader, head: Head) -> None:
         f"{here or 'none'}: another ledger, or rewritten",
         restore,
     )
+
+
+def _unpaid(calibration: Calibration, then: Reader, book: Book, plan_hash: str) -> tuple[Mismatch, ...]:
+    """Where a head names a measurement that the ledger did not pay for and commit as it says."""
+    entries, hashes = {entry.seq: entry for entry in then.entries()}, {row.seq: row.hash for row in then.rows()}
+    committed = {one.reservation: one for one in entries.values() if isinstance(one, Committed)}
+    # Empty where the plan is the best of a selection: then other rows paid.
+    trained = {run for run, plan, _, _ in book.uses if plan == plan_hash}
+    found = []
+    for head in calibration.heads:
+        said = head.source
+        if said is None:
+            continue
+        row = entries.get(said.ledger_row)
+        bill = row if isinstance(row, Reserved) else None
+        settled = committed.get(said.ledger_row)
+        stated = {
+            "ledger_hash": said.ledger_hash,
+            "purpose": "calibration",
+            "run_id": said.run_id,
+            "number": said.number,
+            "artifact_sha256": said.artifact_sha256,
+            "trained_by_this_run": True,
+        }
+        held = {
+            "ledger_hash": hashes.get(said.ledger_row),
+            "purpose": None if bill is None else bill.purpose,
+            "run_id": None if bill is None else bill.run_id,
+            "number": None if bill is None else bill.round,
+            "artifact_sha256": None if settled is None else settled.artifact_sha256,
+            "trained_by_this_run": not trained or said.run_id in trained,
+        }
+        found += [
+            Mismatch(
+                field=f"calibration.{head.head}.{name}",
+                stated=_text(value),
+                ledger=_text(held[name]),
+                file="calibration.json",
+            )
+            for name, value in stated.items()
+            if held[name] != value
+        ]
+    return tuple(found)
 
 
 def _plans(book: Book, wanted: str) -> list[MechanismPlan]:
@@ -177,10 +227,17 @@ def _added(stated: str, proven: str) -> str:
 
 
 def _unchecked(
-    stated: PrivacyPassport, proof: PrivacyPassport, then: Reader, book: Book, absent: set[str]
+    stated: PrivacyPassport,
+    proof: PrivacyPassport,
+    then: Reader,
+    book: Book,
+    absent: set[str],
+    calibration: Calibration | None,
 ) -> tuple[str, ...]:
     """What this comparison cannot show."""
     found = []
+    if calibration is not None and not calibration.identity:
+        found.append("calibration: slope and intercept; whoever holds the measurement with that digest can fit them")
     if added := _added(stated.label, proof.label):
         found.append(f"label: what the signer adds in words of their own: {added}")
     found += [f"{name}: not stated, the bundle is of an older version" for name in sorted(absent)]

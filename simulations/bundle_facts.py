@@ -6,6 +6,7 @@ from datetime import datetime
 import msgspec
 
 from sottovoce.models.bundle import unpack
+from sottovoce.models.calibration import Calibration, load_calibration
 from sottovoce.models.manifest import Manifest, load_manifest
 from sottovoce.models.passport import CHECKS, PrivacyPassport, load_passport
 from sottovoce.models.schema import load_schema
@@ -23,6 +24,7 @@ class BundleFacts(msgspec.Struct, frozen=True, kw_only=True):
         expired: at the time given.
         manifest: as it stands in the bundle.
         passport: likewise.
+        calibration: likewise.
         features: of the schema, by name, with who knows each.
         file_bytes: length of every file.
         bundle_bytes: length of all.
@@ -35,6 +37,7 @@ class BundleFacts(msgspec.Struct, frozen=True, kw_only=True):
     expired: bool
     manifest: Manifest
     passport: PrivacyPassport
+    calibration: Calibration
     features: dict[str, str]
     file_bytes: dict[str, int]
     bundle_bytes: int
@@ -59,6 +62,7 @@ def bundle_facts(data: bytes, keys: Sequence[PublicKey], now: datetime) -> Bundl
         verify(signature, {name: body for name, body in files.items() if name != SIGNATURE_NAME}, keys, len(names))
     hint, count = claimed(signature)
     manifest = load_manifest(files["manifest.json"])
+    schema = load_schema(files["schema.json"])
     return BundleFacts(
         verified=bool(keys),
         signed_by=names,
@@ -67,7 +71,8 @@ def bundle_facts(data: bytes, keys: Sequence[PublicKey], now: datetime) -> Bundl
         expired=now >= manifest.expires,
         manifest=manifest,
         passport=load_passport(files["passport.json"]),
-        features={feature.name: feature.source for feature in load_schema(files["schema.json"]).features},
+        calibration=load_calibration(files["calibration.json"], schema.heads),
+        features={feature.name: feature.source for feature in schema.features},
         file_bytes={name: len(body) for name, body in files.items()},
         bundle_bytes=len(data),
     )
@@ -89,6 +94,7 @@ def lines(facts: BundleFacts) -> list[str]:
         f"rollout: {manifest.rollout.percent:g} % of devices, salt {manifest.rollout.salt!r}",
         f"weights: {manifest.quantization}",
         f"made from checkpoint: {manifest.checkpoint_digest}",
+        *calibration_lines(facts.calibration),
         f"features: {', '.join(f'{name} ({source})' for name, source in facts.features.items())}",
         f"runtimes: litert {manifest.min_runtime.litert} or newer, onnxruntime {manifest.min_runtime.onnxruntime} "
         "or newer",
@@ -98,6 +104,11 @@ def lines(facts: BundleFacts) -> list[str]:
         *(f"  {line}" for line in passport_lines(facts.passport)),
     ]
     return [printable(line) for line in told]
+
+
+def calibration_lines(calibration: Calibration) -> list[str]:
+    """What the graph does to each head's logit, and who paid for it, a line each."""
+    return [f"calibration: {head}" for head in calibration.heads]
 
 
 def passport_lines(passport: PrivacyPassport) -> list[str]:

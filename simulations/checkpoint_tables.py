@@ -17,7 +17,7 @@ from sottovoce.models.bundle import Bundle
 from sottovoce.models.parity import module_scorer
 from sottovoce.models.quantize import quantize
 from sottovoce.models.quiet import quiet_stderr
-from sottovoce.models.ranker import RankerConfig
+from sottovoce.models.ranker import RankerConfig, calibrated
 from sottovoce.models.request import random_requests
 from sottovoce.models.stored_scales import stored_scales
 from sottovoce.privacy.errors import DigestError
@@ -62,7 +62,14 @@ def require_made_from(bundle: Bundle, checkpoint: bytes, name: str) -> int:
         config = _sizes(parameters)
         width = config.embedding_width
         planes = (stored["codes"].shape[1] - one_byte) // width if width else 1
-        module = quantize(parameters, bundle.schema, config, planes, one_byte_scales=one_byte, previous=scales)
+        module = quantize(
+            calibrated(parameters, bundle.calibration),
+            bundle.schema,
+            config,
+            planes,
+            one_byte_scales=one_byte,
+            previous=scales,
+        )
     except (KeyError, ValueError, IndexError) as error:
         raise DigestError(f"model.onnx and {name} are of different sizes: {error}", ASK) from error
     tables = {key: value.numpy() for key, value in module.named_buffers() if value.numel()}

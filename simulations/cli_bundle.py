@@ -21,7 +21,7 @@ from sottovoce.models.quiet import quiet_stderr
 from sottovoce.models.signing import key_id, load_public_key
 from sottovoce.models.trust import Trust, check_golden
 from sottovoce.privacy.errors import BundleError, DeviceError
-from sottovoce.simulations.bundle_facts import bundle_facts, lines, passport_lines, printable
+from sottovoce.simulations.bundle_facts import bundle_facts, calibration_lines, lines, passport_lines, printable
 from sottovoce.simulations.cli_options import PATH, as_json, ledger_place, print_json
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def verify(
                 "held": held,
                 "ledger": checked,
                 "passport": accepted.passport,
+                "calibration": accepted.calibration,
             }
         )
     else:
@@ -110,7 +111,7 @@ def verify(
         click.echo(printable(f"model: {manifest.model_id} version {manifest.version}"))
         for line in held:
             click.echo(f"holds: {line}")
-        for line in passport_lines(accepted.passport):
+        for line in (*calibration_lines(accepted.calibration), *passport_lines(accepted.passport)):
             click.echo(printable(line))
         if checkpoint is None:
             click.echo("not checked: that the files hold the weights of the checkpoint they name, which was not given")
@@ -128,7 +129,7 @@ def _against(accepted: Bundle, place: Path | str) -> "LedgerCheck":
     from sottovoce.simulations.bundle_check import check_ledger  # accounting, not part of the device runtime
 
     with Ledger.open_unchecked(place) as ledger:
-        return check_ledger(accepted.passport, accepted.manifest.checkpoint_digest, ledger)
+        return check_ledger(accepted.passport, accepted.manifest.checkpoint_digest, ledger, accepted.calibration)
 
 
 def _made_from(accepted: Bundle, checkpoint: Path) -> str:

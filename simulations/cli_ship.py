@@ -81,6 +81,13 @@ SHOWN_LOSERS = 6
     callback=model_line,
     help="The salt of an earlier release of this rollout, to widen it. [default: line and version]",
 )
+@click.option(
+    "--calibration",
+    type=click.Choice(["newest", "none"]),
+    default="newest",
+    show_default=True,
+    help="The newest calibration that was measured of the weights that ship, if there is one; or none.",
+)
 @data_dir
 @as_json
 def release(
@@ -96,10 +103,11 @@ def release(
     one_byte_scales: bool,
     rollout_percent: float,
     rollout_salt: str | None,
+    calibration: str,
     data_dir: Path | None,
     json_output: bool,
 ) -> None:
-    """Quantize, export, check and sign a run's model.
+    """Calibrate, quantize, export, check and sign a run's model.
 
     A run without noise, with seeded noise or with a broken ledger cannot be released. A failed gate writes nothing.
     With SOURCE_DATE_EPOCH set, the same run and key give the same bytes anywhere.
@@ -144,12 +152,16 @@ def release(
             parent=earlier,
             rollout_percent=rollout_percent,
             rollout_salt=rollout_salt,
+            calibrate=calibration == "newest",
         )
     if json_output:
         print_json(made.report)
         return
     report = made.report
     click.echo(f"{report.model_id} version {report.version}: {report.parameters:,} parameters")
+    click.echo(f"  {made.calibration}")
+    for head in report.calibration:
+        click.echo(f"  {head}")
     for gate in report.gates:
         click.echo(f"  gate {gate}")
     if report.parity.slices:

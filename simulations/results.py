@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,19 @@ from sottovoce.client.own_model import OwnModel
 from sottovoce.client.scoring import score
 from sottovoce.models.atomic import write_atomically
 from sottovoce.models.bundle import Bundle, unpack
+from sottovoce.models.calibration import identity
 from sottovoce.models.passport import releasable
+from sottovoce.models.ranker import calibrated
 from sottovoce.models.request import random_requests
 from sottovoce.models.signing import PrivateKey
 from sottovoce.privacy.audit import AuditReport
 from sottovoce.privacy.errors import CheckpointError, ConfigError, GateError, SottovoceError
+from sottovoce.server import checkpoint
 from sottovoce.server.gates import Gates
 from sottovoce.server.release import ReleaseReport
 from sottovoce.simulations import report
 from sottovoce.simulations.baselines import Popularity, random_scores
+from sottovoce.simulations.calibrating import calibration_of
 from sottovoce.simulations.dataset import Dataset
 from sottovoce.simulations.experiment import Experiment
 from sottovoce.simulations.factorization import fit
@@ -34,6 +39,7 @@ from sottovoce.simulations.loading import load
 from sottovoce.simulations.metrics import Metrics, calibration_curve, evaluate
 from sottovoce.simulations.planning import entropy_of, plan_of, record_plan
 from sottovoce.simulations.run import Trained, model_of, trained
+from sottovoce.simulations.run import measure as judge
 from sottovoce.simulations.runtimes import callers
 from sottovoce.simulations.shipping import asked_figures, require_committed, ship
 from sottovoce.simulations.tuning_folder import assumptions
@@ -172,10 +178,11 @@ def baselines(dataset: Dataset) -> dict[str, Metrics]:
 
 
 class Made(msgspec.Struct, frozen=True):
-    """A release and where it lies."""
+    """A release, where it lies, and a line on where its calibration comes from."""
 
     report: ReleaseReport
     path: Path
+    calibration: str
 
 
 def release_run(
@@ -195,6 +202,7 @@ def release_run(
     parent: Bundle | None = None,
     rollout_percent: float = 100.0,
     rollout_salt: str | None = None,
+    calibrate: bool = True,
 ) -> Made:
     """Release a finished run: bundle, figures and report; when anything refuses nothing is written.
 
@@ -214,6 +222,7 @@ def release_run(
         rollout_percent: of devices that take it, 0 to 100.
         rollout_salt: to widen an earlier rollout, its salt; None draws devices anew.
         parent: an earlier release whose scales are kept where they fit, so that devices which have it download less.
+        calibrate: whether the newest calibration that was paid for and measured of these weights ships with them.
 
     Raises:
         GateError: which gate, and by how much; or why this run cannot be released at all.
@@ -242,6 +251,12 @@ def release_run(
             f"{run}: the newest readable checkpoint is of round {model.rounds}, round {results.rounds} was evaluated",
             f"restore the checkpoint, or evaluate this one with: sottovoce simulate --resume {run}",
         )
+    calibration, told = identity(dataset.schema.heads), "calibration: none, as asked; chances ship as trained"
+    if calibrate:
+        run_id = checkpoint.newest(folder.checkpoints).facts.run_id
+        calibration, told = calibration_of(folder, folder.ledger, run_id, model, dataset.schema)
+    shipped = replace(model, parameters=calibrated(model.parameters, calibration))
+    judged = results.metrics if calibration.identity else judge(experiment, dataset, shipped.parameters)
     made = ship(
         experiment,
         dataset,
@@ -249,7 +264,7 @@ def release_run(
         proof,
         list(keys),
         gates,
-        asked_figures(results.metrics, gates, experiment, dataset, model, committed, now),
+        asked_figures(judged, gates, experiment, dataset, shipped, committed, now),
         model_id=model_id or dataset.name,
         version=version,
         expires_days=expires_days,
@@ -259,6 +274,7 @@ def release_run(
         parent=parent,
         rollout_percent=rollout_percent,
         rollout_salt=rollout_salt,
+        calibration=calibration,
     )
     files = unpack(made.bundle)
     rng = np.random.default_rng(0)
@@ -270,7 +286,7 @@ def release_run(
     except OSError as error:
         raise SottovoceError(f"{path}: {error.strerror}", "choose a folder you may write to") from error
     _keep(folder, msgspec.structs.replace(results, audit=found, release=made.report, latency_us=speed.p50_us))
-    return Made(made.report, path)
+    return Made(made.report, path, told)
 
 
 def read_results(folder: RunFolder) -> Results:

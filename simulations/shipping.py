@@ -12,6 +12,7 @@ import numpy as np
 
 from sottovoce.client.scoring import requests, score
 from sottovoce.models.bundle import Bundle
+from sottovoce.models.calibration import Calibration
 from sottovoce.models.passport import PrivacyPassport
 from sottovoce.models.request import Request, random_requests
 from sottovoce.models.signing import PrivateKey
@@ -69,7 +70,7 @@ def asked_figures(
         gates: what is asked for.
         experiment: of the run.
         dataset: of the run.
-        model: that ships.
+        model: that ships, calibrated.
         committed: when the ledger says that it was released, ISO 8601; data sets carry no times of their own.
         now: time of signing.
 
@@ -127,6 +128,7 @@ def ship(
     parent: Bundle | None = None,
     rollout_percent: float = 100.0,
     rollout_salt: str | None = None,
+    calibration: Calibration | None = None,
 ) -> Release:
     """The signed bundle of a run, once every gate passed; nothing is written.
 
@@ -158,4 +160,5 @@ def ship(
         parent=parent,
         rollout_percent=rollout_percent,
         rollout_salt=rollout_salt,
+        calibration=calibration,
     )

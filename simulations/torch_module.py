@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from sottovoce.models.quantize import PLANES, QuantizedRanker
-from sottovoce.models.ranker import RankerConfig, shapes
+from sottovoce.models.ranker import INTERCEPT, SLOPE, RankerConfig, shapes
 from sottovoce.models.schema import FeatureSchema
 from sottovoce.privacy.errors import DeviceError
 
@@ -27,6 +27,8 @@ _DENSE = {
         "hidden.bias",
         "head.weight",
         "head.bias",
+        SLOPE,
+        INTERCEPT,
     )
 }
 
@@ -80,6 +82,8 @@ def module_of(weights: Weights, schema: FeatureSchema) -> QuantizedRanker:
     except (KeyError, IndexError, ValueError) as error:
         raise refused from error
     expected = {name: shape for name, shape in shapes(schema, config).items() if name != "table"}
+    if SLOPE in dense:
+        expected |= dict.fromkeys((SLOPE, INTERCEPT), (1, len(schema.heads)))
     if {name: tuple(value.shape) for name, value in dense.items()} != expected or len(exact) != schema.rows:
         raise refused
     return QuantizedRanker(codes, exact, dense, schema, config).eval()

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from sottovoce.client.bundle_store import BundleStore
 from sottovoce.models.bundle import pack
+from sottovoce.models.calibration import identity
 from sottovoce.models.golden import draw_golden, write_golden
 from sottovoce.models.key_set import KeySet, sign_key_set
 from sottovoce.models.manifest import File, Manifest, Port, Runtimes
@@ -105,6 +106,7 @@ def version(number, *, created=NOW, size=4000, key=KEY, model_id="line", onnx=No
         "model.onnx": onnx,
         "model.tflite": tflite,
         "schema.json": SCHEMA.canonical(),
+        "calibration.json": identity(SCHEMA.heads).canonical(),
         "passport.json": PASSPORT.canonical(),
         "golden.json": write_golden(golden[:1]),
         "LICENSE.txt": b"Apache-2.0",

@@ -31,6 +31,7 @@ from sottovoce.client.request import decode_request
 from sottovoce.models import ranker
 from sottovoce.models.batch import Batch
 from sottovoce.models.bundle import pack, unpack
+from sottovoce.models.calibration import Calibration, HeadCalibration, PaidMeasurement, identity
 from sottovoce.models.dsse import signed_message
 from sottovoce.models.golden import Golden, check_scores, write_golden
 from sottovoce.models.key_rotation import rotate_along
@@ -770,6 +771,7 @@ def published(
     made = {
         "model.onnx": b"these are no models", "model.tflite": b"nor are these", "schema.json": TINY.canonical(),
         "passport.json": PASSPORT.canonical(), "golden.json": write_golden([GOLDEN]), "LICENSE.txt": b"Apache-2.0",
+        "calibration.json": identity(TINY.heads).canonical(),
     } | (files or {})  # fmt: skip
     digests = {name: File(sha256=hashlib.sha256(data).hexdigest(), length=len(data)) for name, data in made.items()}
     plain = {
@@ -897,6 +899,39 @@ def container_attacks(good: bytes) -> dict[str, bytes]:
     }
 
 
+PAID = PaidMeasurement(
+    run_id="run", number=1, model_round=200, ledger_row=401, ledger_hash="ab" * 32, artifact_sha256="cd" * 32,
+    noise_std=20.0,
+)  # fmt: skip
+
+
+def stated(heads: tuple[str, ...] = TINY.heads) -> bytes:
+    """A calibration that changes something; the graph that would apply it is not looked at here."""
+    made = (HeadCalibration(head=head, slope=0.875, intercept=0.125, source=PAID) for head in heads)
+    return Calibration(heads=tuple(made)).canonical()
+
+
+def bad_calibrations() -> dict[str, bytes]:
+    whole = stated()
+    return {
+        "is none": b"{}",
+        "has no head": b'{"heads":[]}',
+        "has a head too many": stated(("click", "conversion")),
+        "is of another head": stated(("conversion",)),
+        "has a slope of zero": whole.replace(b"0.875", b"0.0"),
+        "turns the order of ads around": whole.replace(b"0.875", b"-0.875"),
+        "has no number as its slope": whole.replace(b"0.875", b"NaN"),
+        "has a slope too large to be one": whole.replace(b"0.875", b"10.5"),
+        "has an intercept too large to be one": whole.replace(b"0.125", b"-20.5"),
+        "is infinite": whole.replace(b"0.125", b"1e999"),
+        "was paid for by nobody": whole[: whole.index(b'"source":')] + b'"source":null}]}',
+        "names no row of a ledger": whole.replace(b'"ledger_row":401', b'"ledger_row":0'),
+        "had no noise": whole.replace(b"20.0", b"0.0"),
+        "has an unknown field": whole.replace(b'"head":', b'"for":"all","head":'),
+        "has spaces": whole.replace(b'"slope":', b'"slope": '),
+    }
+
+
 def signed_attacks() -> dict[str, dict]:
     """Files in a container that is made anew around them."""
     old = published(version=6, files={"model.onnx": b"these are old models"})
@@ -970,6 +1005,10 @@ def signed_attacks() -> dict[str, dict]:
         "it escapes a letter": spelled(b'"line"', b'"l\\u0069ne"'),
         "its golden requests are none": published(files={"golden.json": b"[]"}),
         "its licence is not text": published(files={"LICENSE.txt": b"\xff\xfe"}),
+        **{
+            f"its calibration {what}": published(files={"calibration.json": data})
+            for what, data in bad_calibrations().items()
+        },
         "its passport promises more than its noise": published(
             files={"passport.json": PASSPORT.canonical().replace(b'"secure"', b'"seeded"')}
         ),
@@ -1151,6 +1190,8 @@ def trust() -> dict:
     if dict(unpack(good)) != files:
         raise ValueError("the good bundle does not unpack to its files")
     bundles = [bundle_vector(name, [], good, **state) for name, state in STATES.items()]
+    calibrated = pack(published(files={"calibration.json": stated()}))
+    bundles.append(bundle_vector("a good bundle whose model is calibrated", edits(good, calibrated), good))
     bundles += [bundle_vector(name, edits(good, bad), good) for name, bad in container_attacks(good).items()]
     bundles += [bundle_vector(name, edits(good, pack(bad)), good) for name, bad in signed_attacks().items()]
     return {

@@ -9,6 +9,7 @@ import torch
 
 from sottovoce.models import ranker
 from sottovoce.models.bundle import pack
+from sottovoce.models.calibration import identity
 from sottovoce.models.golden import draw_golden, write_golden
 from sottovoce.models.manifest import File, Manifest, Port, Runtimes
 from sottovoce.models.passport import PrivacyPassport
@@ -91,6 +92,7 @@ class Publisher:
             "model.onnx": b"onnx bytes",
             "model.tflite": b"tflite bytes",
             "schema.json": schema.canonical(),
+            "calibration.json": identity(schema.heads).canonical(),
             "passport.json": passport.canonical(),
             "golden.json": write_golden(draw_golden(schema, scorer, np.random.default_rng(0))[:1]),
             "LICENSE.txt": b"Apache-2.0",

@@ -12,6 +12,7 @@ import torch
 from sottovoce.client.scorer import LiteRTScorer, OnnxScorer, request_scorer
 from sottovoce.models import ranker
 from sottovoce.models.bundle import unpack
+from sottovoce.models.calibration import Calibration, HeadCalibration, PaidMeasurement, identity
 from sottovoce.models.manifest import load_manifest
 from sottovoce.models.parity import float_scorer, module_scorer, quantization_cost
 from sottovoce.models.passport import SIMULATION, PrivacyPassport
@@ -138,6 +139,56 @@ def test_a_linear_model_with_a_personal_layer_is_released_whole(key):
     assert (belief.version, bundle.manifest.personal_variance) == (4, 0.7)
     for scorer in (request_scorer(OnnxScorer(bundle.onnx)), request_scorer(LiteRTScorer(bundle.tflite))):
         check_golden(bundle, scorer)
+
+
+PAID = PaidMeasurement(
+    run_id="run",
+    number=1,
+    model_round=10,
+    ledger_row=20,
+    ledger_hash="ab" * 32,
+    artifact_sha256="cd" * 32,
+    noise_std=20.0,
+)
+MEASURED = Calibration(heads=(HeadCalibration(head="click", slope=0.8, intercept=-0.3, source=PAID),))
+
+
+@pytest.fixture(scope="module")
+def calibrated(key):
+    return released(keys=[key], calibration=MEASURED)
+
+
+def test_a_calibrated_bundle_scores_on_both_runtimes_what_its_statement_says(calibrated, good, key):
+    """The logits are those of the bundle without it, from the files that devices run."""
+    plain, made = (
+        Trust((key.public_key(),)).accept(out.bundle, now=NOW, runtimes={"litert": "2.3.0", "onnxruntime": "1.32.0"})[1]
+        for out in (good, calibrated)
+    )
+    assert made.calibration == MEASURED
+    assert plain.calibration.identity
+    assert calibrated.report.calibration == MEASURED.heads
+    assert calibrated.report.parameters == good.report.parameters  # devices trained no more than before
+    for before, after in ((plain.onnx, made.onnx), (plain.tflite, made.tflite)):
+        runtime = OnnxScorer if before == plain.onnx else LiteRTScorer
+        one, other = (request_scorer(runtime(model)) for model in (before, after))
+        check_golden(made, other)
+        for request in REQUESTS[:20]:
+            logits = [np.log(p / (1 - p)) for p in (one(request).astype(np.float64), other(request).astype(np.float64))]
+            np.testing.assert_allclose(logits[1], 0.8 * logits[0] - 0.3, atol=1e-4)
+
+
+@pytest.mark.usefixtures("exported_before")
+def test_exports_that_ignore_the_calibration_are_refused_however_wide_the_gates_are():
+    wide = Gates(max_runtime_difference=1.0, max_runtime_decision_change=1.0, max_decision_change=1.0)
+    small = msgspec.structs.replace(MEASURED.heads[0], slope=1.0, intercept=0.01)
+    with pytest.raises(GateError, match=r"does not apply calibration\.json"):
+        released(calibration=Calibration(heads=(small,)), gates=wide)
+
+
+def test_a_calibration_of_other_heads_is_the_programmers_mistake():
+    for heads in ((), ("conversion",), ("click", "conversion")):
+        with pytest.raises(ValueError, match="heads"):
+            released(calibration=identity(heads))
 
 
 def test_golden_requests_are_not_the_sample_requests(good):
