@@ -6,7 +6,7 @@ what is found                        what happens
 no key, another key                  the file is removed; a new one under a new key
 no SQLite file, another layout       likewise
 damaged page, file cut off           what can be read from either end goes to a new file under a new key
-damaged row                          it is dropped
+damaged row                          it is dropped; the others go to a new file under a new key
 the key cannot be asked now          memory only; the file is left alone
 in use, read-only, failing disk      memory only, filled from a copy of the sealed bytes where that can be made
 full disk while writing              memory; written with the next change that fits
@@ -165,17 +165,16 @@ class DurableRows:
             self.complete = False
         unread = sum(self._unreadable(number, plain) for number, plain in reading.rows.items())
         self._next = reading.highest + 1
-        hopeless = bool(reading.broken) and not reading.rows
         if reading.broken or unread:
             self.note(f"{len(reading.broken) + unread} rows could not be read and are removed")
             self.complete = False
-        if reading.torn or hopeless or self._file is None:
+        # Where a row is damaged the tree around it may be, so that nothing more is written to that file.
+        if reading.torn or reading.broken or self._file is None:
             if reading.torn:
                 self.note(f"the file was damaged: {len(self.rows)} rows were saved to a new one")
                 self.complete = False
             self._anew_if_possible()
-        elif reading.broken or self._dead:
-            self._dead.update(reading.broken)
+        elif self._dead:
             self._write(clean=True)
 
     def _read(self, key: bytes, wait_s: float) -> Reading | None:
@@ -191,6 +190,8 @@ class DurableRows:
         try:
             copy = sealed_file.read_copy(self._path, key)
         except FAULTS as error:
+            if sealed_file.fault(error) in ("damaged", "read-only"):  # a copy may be written: its header says otherwise
+                return Reading({}, torn=True)
             self._note(self.fault, f"nor could it be copied: {error}", gap=True)
             return None
         for number, plain in copy.rows.items():
@@ -202,20 +203,25 @@ class DurableRows:
 
     def _unreadable(self, number: int, plain: bytes) -> bool:
         """Take a row that was read; True when this version cannot."""
-        if decode_row(plain) is None:
+        row = decode_row(plain)
+        if row is None:
             self._dead.add(number)
             return True
-        self._take(number, plain)
+        self._hold(number, row, plain)
         return False
 
     def _take(self, number: int, plain: bytes) -> int:
+        """Take a new row as it would be read back."""
         row = decode_row(plain)
         if row is None:
             raise ValueError("a row that was just written cannot be read")
+        self._hold(number, row, plain)
+        return number
+
+    def _hold(self, number: int, row: Row, plain: bytes) -> None:
         self.rows[number] = row
         self.sizes[number] = sealed_size(plain)
         self._next = max(self._next, number + 1)
-        return number
 
     def _forget(self, gone: Collection[int]) -> None:
         for number in gone:

@@ -10,6 +10,7 @@ deleted. One process has the file to itself (exclusive locking), so there is no 
 Source: NIST SP 800-38D, section 8.2.2 (random nonces: at most 2^32 rows under one key).
 """
 
+import errno
 import os
 import secrets
 import shutil
@@ -38,6 +39,11 @@ _SCHEMA = {*(text.encode() for text in _LAYOUT), b"CREATE TABLE sqlite_sequence(
 
 _ORDERS = ("ASC", "DESC")
 
+_SYSTEM = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "read-only"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "full"),
+}
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -65,7 +71,9 @@ def fault(error: BaseException) -> str:
         # A file that was cut reads short.
         cut = name == "SQLITE_IOERR_SHORT_READ"
         return "damaged" if cut else next((kind for sign, kind in kinds.items() if f"_{sign}" in name), "damaged")
-    return "disk" if isinstance(error, OSError) else "damaged"
+    if isinstance(error, OSError):
+        return _SYSTEM.get(error.errno or 0, "disk")
+    return "damaged"
 
 
 class SealedFile:
@@ -119,7 +127,7 @@ class SealedFile:
         """Everything that opens. Of a damaged file, what can be reached from either end."""
         rows: dict[int, bytes] = {}
         broken: set[int] = set()
-        torn = False
+        torn = self._connection.execute("PRAGMA quick_check(1)").fetchone() != (b"ok",)
         highest = 0
         for order in _ORDERS:
             try:

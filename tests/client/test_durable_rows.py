@@ -1,11 +1,14 @@
 """Whatever happens to the file, the key or the disk: opening works, events are genuine or gone, and it is said."""
 
+import contextlib
+import errno
 import os
 import random
 import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from contextlib import closing
 from pathlib import Path
 
@@ -13,7 +16,7 @@ import pytest
 from small_store import NOW, Unasked, file_in, filled, happened, keystore_in, opened, quick_folder
 
 from sottovoce.client import sealed_file
-from sottovoce.client.sealed_file import SealedFile
+from sottovoce.privacy.errors import DeviceError
 
 
 def limit(store, pages):
@@ -132,20 +135,52 @@ def test_while_another_process_has_it_a_store_serves_what_is_known_and_says_so(t
     assert reopened(tmp_path).log.events == events
 
 
-def test_on_a_disk_that_may_only_be_read_it_serves_what_is_known_and_says_so(tmp_path, monkeypatch):
+@contextlib.contextmanager
+def as_ordinary_user():
+    """The superuser may write everywhere; whoever else runs the tests may not."""
+    superuser = os.geteuid() == 0
+    if superuser:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if superuser:
+            os.seteuid(0)
+
+
+@pytest.mark.parametrize("readonly", ["file", "folder"])
+def test_where_writing_is_not_allowed_it_serves_what_is_known_and_says_so(readonly):
+    # Not in pytest's folders, which are closed to other users.
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with as_ordinary_user() if os.geteuid() else contextlib.nullcontext():
+            events = filled(folder)
+        for path in [folder, *folder.rglob("*")]:
+            path.chmod(0o777 if path.is_dir() else 0o444 if path.suffix == ".db" and readonly == "file" else 0o666)
+        (folder / "store").chmod(0o777 if readonly == "file" else 0o555)
+        (folder / "keys").chmod(0o555)
+        before = file_in(folder).read_bytes()
+        with as_ordinary_user(), closing(opened(folder)) as store:
+            assert (store.log.events, store.complete, store.fault) == (events, True, "read-only")
+            assert not store.append(happened(9), NOW)
+            assert len(store.log.events) == 4
+            with pytest.raises(DeviceError, match="forgotten, but"):
+                store.delete(lambda event: True, lambda page: True, NOW)
+            assert store.log.events == ()
+            with pytest.raises(DeviceError):
+                store.delete_all(NOW)
+        assert file_in(folder).read_bytes() == before
+        (folder / "store").chmod(0o700)
+
+
+def test_a_header_that_forbids_writing_is_damage_not_a_disk_that_may_only_be_read(tmp_path):
     events = filled(tmp_path)
-    prepare = SealedFile._prepare
-
-    def unwritable(self):
-        if str(tmp_path) in self._connection.execute("PRAGMA database_list").fetchone()[2]:
-            self._connection.execute("PRAGMA query_only = ON")
-        return prepare(self)
-
-    monkeypatch.setattr(SealedFile, "_prepare", unwritable)
-    with closing(opened(tmp_path)) as store:
-        assert (store.log.events, store.complete, store.fault) == (events, True, "read-only")
-        assert not store.append(happened(9), NOW)
-        assert len(store.log.events) == 4
+    data = bytearray(file_in(tmp_path).read_bytes())
+    data[18] = 9  # SQLite: write version
+    file_in(tmp_path).write_bytes(data)
+    store = reopened(tmp_path)
+    assert (store.fault, store.complete) == ("", False)
+    assert set(map(repr, store.log.events)) <= set(map(repr, events))
 
 
 @pytest.mark.parametrize("which", ["folder", "file", "key"])
@@ -212,7 +247,7 @@ def test_power_cut_promises_rest_on_full_synchronisation(tmp_path):
 
 
 def test_flipped_bytes_never_raise_and_never_change_an_event():
-    chance = random.Random(7)
+    chance = random.Random(7)  # noqa: S311 - damage, no secret
     with quick_folder() as name:
         folder = Path(name)
         events = filled(folder, 30)
@@ -223,7 +258,7 @@ def test_flipped_bytes_never_raise_and_never_change_an_event():
         genuine.add(repr(happened(30)))
         key = (folder / "keys" / "key").read_bytes()
         lost = 0
-        for turn in range(120):
+        for turn in range(300):
             shutil.rmtree(folder / "store")
             (folder / "store").mkdir()
             (folder / "keys" / "key").write_bytes(key)
@@ -243,7 +278,7 @@ def test_flipped_bytes_never_raise_and_never_change_an_event():
                 lost += len(found) < 31
             with closing(opened(folder)) as store:
                 assert [repr(event) for event in store.log.events] == [*found, repr(happened(77))]
-        assert lost > 50
+        assert lost > 100
 
 
 def test_the_real_causes_have_their_names():
@@ -258,4 +293,5 @@ def test_the_real_causes_have_their_names():
     assert sealed_file.fault(full.value) == "full"
     assert sealed_file.fault(readonly.value) == "read-only"
     assert sealed_file.fault(OSError()) == "disk"
+    assert sealed_file.fault(OSError(errno.ENOSPC, "")) == "full"
     assert sealed_file.fault(sqlite3.DatabaseError("?")) == "damaged"
