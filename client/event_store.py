@@ -19,7 +19,7 @@ import msgspec
 from sottovoce.client.durable_rows import DurableRows
 from sottovoce.client.events import Event, EventLog
 from sottovoce.client.keystore import Keystore
-from sottovoce.client.retention import Kept, Retention, outdated
+from sottovoce.client.retention import Retention
 from sottovoce.client.store_rows import (
     MOST_NAMES,
     OWN,
@@ -31,6 +31,7 @@ from sottovoce.client.store_rows import (
     harmless,
     kind,
     looked,
+    overdue,
     started,
     worth_writing,
 )
@@ -68,8 +69,6 @@ class EventStore:
         self.memory = known or started(now)
         if known and not self._disk.complete:
             self.memory = msgspec.structs.replace(known, since=started(now).since, days=0)
-        self._bytes = 0
-        self._counts = {"event": 0, "page": 0}
         self._tally()
         if known is None or self.memory != known:
             self._put(StateRow(OWN, False, msgspec.json.encode(self.memory)))
@@ -242,12 +241,9 @@ class EventStore:
             self.log = self.log.appended(kept.item)
         self._bytes += self._disk.sizes[number]
         self._counts[kind(kept)] += 1
-        rules = self._rules
-        if (
-            self._bytes > rules.most_bytes
-            or self._counts["event"] > rules.most_events
-            or self._counts["page"] > rules.most_pages
-        ):
+        counts, rules = self._counts, self._rules
+        full = counts["event"] > rules.most_events or counts["page"] > rules.most_pages
+        if full or self._bytes > rules.most_bytes:
             durable = self._retain() and durable
         return durable
 
@@ -266,18 +262,10 @@ class EventStore:
             self._retain()
 
     def _retain(self) -> bool:
-        today, pinned = self.memory.clock.day, set(self.memory.pinned)
-        rows = self._disk.rows
-        dated = {number: row for number, row in rows.items() if not isinstance(row, StateRow)}
-        # The clock was ahead, and that was believed: those rows came in today at the latest.
-        ahead = {number: msgspec.structs.replace(row, day=today) for number, row in dated.items() if row.day > today}
-        rows.update(ahead)
-        kept = [
-            Kept(number, kind(row), min(row.day, today), self._disk.sizes[number], _crid(row) in pinned)
-            for number, row in dated.items()
-        ]
-        gone = outdated(kept, today, self._rules)
+        """Let go of what is too old or too much; whether the disk did, too."""
+        ahead, gone = overdue(self._disk.rows, self._disk.sizes, self.memory, self._rules)
         if ahead:
+            self._disk.rows.update(ahead)
             with contextlib.suppress(DeviceError):  # they are dated anew the next time
                 self._disk.rewrite([], ())
         if not gone:
@@ -293,7 +281,3 @@ class EventStore:
         self._states = {row.name: number for number, row in rows.items() if isinstance(row, StateRow)}
         self._counts = {"event": len(self.log.events), "page": sum(isinstance(row, PageRow) for row in rows.values())}
         self._bytes = sum(self._disk.sizes[n] for n, row in rows.items() if not isinstance(row, StateRow))
-
-
-def _crid(row: EventRow | PageRow) -> str:
-    return row.item.crid if isinstance(row, EventRow) else ""

@@ -3,6 +3,7 @@
 The store's own row of state says how long it has remembered, which clock it believes and what is pinned.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from msgspec import Meta
 from sottovoce.client.catalogue import Id, Moment
 from sottovoce.client.controls import Category
 from sottovoce.client.events import Event, micros
-from sottovoce.client.retention import Clock, Kind, observed
+from sottovoce.client.retention import Clock, Kept, Kind, Retention, observed, outdated
 from sottovoce.client.taxonomy import sensitive
 from sottovoce.privacy.errors import DeviceError
 
@@ -153,3 +154,29 @@ def worth_writing(before: Memory, after: Memory, step: timedelta = timedelta(hou
     times = (before.clock, after.clock)
     moved = abs(times[1].seen - times[0].seen) + abs((times[1].last or 0) - (times[0].last or 0))
     return changed or moved >= step // timedelta(microseconds=1)
+
+
+def overdue(
+    rows: Mapping[int, Row], sizes: Mapping[int, int], memory: Memory, rules: Retention
+) -> tuple[dict[int, Row], list[int]]:
+    """Rows that must be dated anew, and the numbers of those that must go; see `retention.outdated`.
+
+    A row of a day after today came in under a clock that was ahead and was believed: it counts as one of today.
+
+    Args:
+        rows: by number, in the order in which they came in.
+        sizes: bytes on the disk, by number.
+        memory: which day it is, and what is pinned.
+        rules: how long and how much.
+    """
+    today, pinned = memory.clock.day, set(memory.pinned)
+    ahead: dict[int, Row] = {}
+    kept = []
+    for number, row in rows.items():
+        if isinstance(row, StateRow):
+            continue
+        if row.day > today:
+            ahead[number] = msgspec.structs.replace(row, day=today)
+        saved = isinstance(row, EventRow) and row.item.crid in pinned
+        kept.append(Kept(number, kind(row), min(row.day, today), sizes[number], saved))
+    return ahead, outdated(kept, today, rules)

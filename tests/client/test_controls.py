@@ -123,6 +123,12 @@ def test_a_reset_that_lies_in_the_future_is_moved_to_now_once_the_clock_is_right
     assert crids(controls, LOG.appended(happened(11, "a1", "c1"))) == ["a1"]
 
 
+def test_moving_a_reset_never_moves_it_further_away():
+    controls = reset(Controls(), LOG, NOW + YEARS)
+    later = LOG.appended(happened((2 * YEARS).total_seconds(), "a1", "c1"))
+    assert settled(controls, later, NOW + 10 * SECOND) == controls
+
+
 times = st.integers(-(10**9), 10**9)
 
 

@@ -1,5 +1,6 @@
 """What a store keeps, for how long, and what of it is readable on the disk: nothing."""
 
+import sys
 import threading
 from contextlib import closing
 from datetime import datetime, timedelta
@@ -208,10 +209,15 @@ def test_many_threads_append_and_none_loses_an_event():
             threading.Thread(target=lambda n=n: [store.append(happened(n * 100 + i), NOW) for i in range(25)])
             for n in range(4)
         ]
-        for thread in work:
-            thread.start()
-        for thread in work:
-            thread.join()
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            for thread in work:
+                thread.start()
+            for thread in work:
+                thread.join()
+        finally:
+            sys.setswitchinterval(before)
         assert len(store.log.events) == 100
         assert len({event.features["ad_id"] for event in store.log.events}) == 100
 
