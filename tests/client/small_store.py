@@ -5,6 +5,8 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from sottovoce.client.event_store import FILE, EventStore
 from sottovoce.client.events import Event
 from sottovoce.client.keystore import FileKeystore
@@ -49,6 +51,13 @@ def files_in(folder):
 def quick_folder():
     """A folder in memory where there is one: a disk takes milliseconds for each change."""
     return tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+
+
+@pytest.fixture
+def in_memory():
+    """A folder for one test; see `quick_folder`."""
+    with quick_folder() as name:
+        yield Path(name)
 
 
 class Unasked:

@@ -13,10 +13,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from small_store import NOW, Unasked, file_in, filled, happened, keystore_in, opened, quick_folder
+from small_store import NOW, Unasked, file_in, filled, happened, in_memory, keystore_in, opened, quick_folder
 
 from sottovoce.client import sealed_file
 from sottovoce.privacy.errors import DeviceError
+
+tmp_path = in_memory
 
 
 def limit(store, pages):

@@ -10,13 +10,14 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_store import DAY, NOW, files_in, filled, happened, opened, quick_folder
+from small_store import DAY, NOW, files_in, filled, happened, in_memory, opened, quick_folder
 
 from sottovoce.client.controls import Controls, edit, mute
 from sottovoce.client.events import Event, EventLog, encode_log
 from sottovoce.client.store_rows import MOST_NAMES, MOST_ROW, MOST_STATE, PageVisit
 from sottovoce.privacy.errors import DeviceError
 
+tmp_path = in_memory
 YEARS = 54 * 365 * DAY
 
 
@@ -218,7 +219,7 @@ def test_many_threads_append_and_none_loses_an_event():
                 thread.join()
         finally:
             sys.setswitchinterval(before)
-        assert len(store.log.events) == 100
+        assert (store.notes, len(store.log.events)) == ((), 100)
         assert len({event.features["ad_id"] for event in store.log.events}) == 100
 
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 import msgspec
 import pytest
 from small_market import market
-from small_store import DAY, NOW, file_in, files_in, filled, happened, keystore_in, opened
+from small_store import DAY, NOW, file_in, files_in, filled, happened, in_memory, keystore_in, opened
 
 from sottovoce.client.controls import Controls, mute
 from sottovoce.client.device_ledger import DeviceLedger
@@ -24,6 +24,7 @@ from sottovoce.client.store_rows import PageVisit
 from sottovoce.privacy.errors import DeviceError
 from sottovoce.privacy.record import RecordPlan
 
+tmp_path = in_memory
 ADS = market(3)
 CATEGORY = ADS.campaigns[1].cat[0]
 CONTROLS = mute(Controls(), "crids", "a1")

@@ -5,9 +5,11 @@ import sqlite3
 from contextlib import closing, contextmanager
 
 import pytest
+from small_store import in_memory
 
 from sottovoce.client.sealed_file import PAD, SealedFile, read_copy, remove, sealed_size
 
+tmp_path = in_memory
 KEY = bytes(range(32))
 
 
