@@ -1,0 +1,107 @@
+"""Text as a person reads it: what is the same word in spite of how it is spelled, and how many characters it has.
+
+`folded` undoes what hides a word from a comparison: letters of other widths and styles (NFKC), case, invisible
+characters, loose combining marks, punctuation between single letters ("f.r.e.e"), and digits in the place of letters
+("fr33"). Letters of another script that look alike are not undone: a word that mixes scripts is a finding of its own
+(`mixed_script`), and a whole word in look-alike letters of one other script stays unseen.
+
+Source: Unicode Standard Annex 15 (normal forms); Annex 29 (grapheme clusters), of which `graphemes` keeps the rules for
+marks, joiners, variation selectors, emoji modifiers, flags and Hangul, and leaves out those for Indic conjuncts.
+"""
+
+import re
+import unicodedata
+
+_INVISIBLE = frozenset("\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180e\u3164\ufeff\uffa0")
+_JOINER = "\u200d"
+_LEET = str.maketrans("0134578@$!", "oieastbasi")
+_WORD = re.compile(r"[^\W_]+(?:[@$!]+[^\W_]+)*[$!]*|[^\W_]+")
+_SINGLES = re.compile(r"(?<![^\W_])[^\W_](?:[\W_]{1,2}[^\W_](?![^\W_])){2,}")
+_SCRIPTS = ("LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE")
+"""Scripts whose letters are confused with one another."""
+
+
+def folded(text: str) -> str:
+    """The text for comparisons: small letters, words separated by one space, nothing invisible."""
+    return " ".join(_WORD.findall(_visible(text)))
+
+
+def _visible(text: str) -> str:
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    kept = (
+        character
+        for character in text
+        if character not in _INVISIBLE
+        and unicodedata.category(character) not in ("Cf", "Cc", "Cs", "Co", "Cn")
+        and not unicodedata.name(character, "").startswith(("COMBINING ", "VARIATION SELECTOR"))
+        or character in "\t\n\r"
+    )
+    return "".join(kept)
+
+
+def spellings(text: str) -> tuple[str, ...]:
+    """Every reading in which a forbidden word is looked for, each with a space before and after.
+
+    The plain one; one with letters for digits, in words that have both; one with single letters drawn together.
+    """
+    plain = folded(text)
+    letters = " ".join(
+        word.translate(_LEET) if re.search(r"[^\W\d_]", word) and not word.isalpha() else word for word in plain.split()
+    )
+    visible = _visible(text)
+    drawn = _SINGLES.sub(lambda run: re.sub(r"[\W_]+", "", run.group()), visible)
+    return tuple(dict.fromkeys(f" {one} " for one in (plain, letters, " ".join(_WORD.findall(drawn)))))
+
+
+def contains(text: str, phrase: str) -> bool:
+    """Whether the words of `phrase` stand in `text`, one after the other, in any reading of `text`.
+
+    Where words are written without spaces between them (Chinese, Japanese, Thai) a phrase is found inside a word too.
+    """
+    wanted = folded(phrase)
+    if not wanted:
+        return False
+    needle = wanted if _unspaced(wanted) else f" {wanted} "
+    return any(needle in reading for reading in spellings(text))
+
+
+def _unspaced(text: str) -> bool:
+    names = (unicodedata.name(character, "") for character in text if not character.isspace())
+    return any(name.startswith(("CJK ", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")) for name in names)
+
+
+def mixed_script(text: str) -> str:
+    """The first word with letters of two scripts that are confused with one another, or the empty string."""
+    for word in re.findall(r"[^\W\d_]+", _visible(text)):
+        names = [unicodedata.name(character, "") for character in word]
+        if len({script for script in _SCRIPTS for name in names if name.startswith(script + " ")}) > 1:
+            return str(word)
+    return ""
+
+
+def graphemes(text: str) -> int:
+    """How many characters a person sees. Invisible ones that stand alone count, so that nothing hides in them."""
+    count, before, flags = 0, "", 0
+    for character in unicodedata.normalize("NFC", text):
+        flag = "\U0001f1e6" <= character <= "\U0001f1ff"
+        flags = flags + 1 if flag else 0
+        joined = bool(before) and (
+            unicodedata.category(character) in ("Mn", "Me", "Mc")
+            or character == _JOINER
+            or "\U0001f3fb" <= character <= "\U0001f3ff"
+            or (before == _JOINER and unicodedata.category(character) == "So")
+            or (flag and flags % 2 == 0)
+            or (before == "\r" and character == "\n")
+            or _same_syllable(before, character)
+        )
+        count += not joined
+        before = character
+    return count
+
+
+def _same_syllable(before: str, character: str) -> bool:
+    """Hangul written in parts: a vowel after a leading consonant, a trailing consonant after a vowel."""
+    leading, vowel, trailing = "\u1100" <= before <= "\u115f", "\u1160" <= character <= "\u11a7", "\u11a8" <= character
+    return (leading and vowel) or (
+        trailing and character <= "\u11ff" and ("\u1160" <= before <= "\u11ff" or "\uac00" <= before <= "\ud7a3")
+    )
