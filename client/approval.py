@@ -131,10 +131,14 @@ def digest(creative: Creative, subject: str) -> str:
         slot, component = creative.part[subject]
         about = {"crid": creative.crid, "template": creative.template, "slot": slot, "component": component}
         return _sha256({"kind": "component"} | about)
-    parts = subject.split("+")
+    parts = tuple(subject.split("+"))
     if not set(parts) <= creative.part.keys():
         raise ValueError(f"{creative.crid!r} has no subject {subject!r}")
-    return _sha256({"kind": "combination", "parts": [[part, digest(creative, part)] for part in (FRAME, *parts)]})
+    return _together(parts, {part: digest(creative, part) for part in (FRAME, *parts)})
+
+
+def _together(parts: Parts, digests: Mapping[str, str]) -> str:
+    return _sha256({"kind": "combination", "parts": [[part, digests[part]] for part in (FRAME, *parts)]})
 
 
 def _sha256(value: object) -> str:
@@ -166,11 +170,9 @@ def statuses(
     for record in approvals.records:
         if record.crid == creative.crid:
             said.setdefault(record.subject, []).append(record)
-    subjects = (FRAME, *creative.part, *map(combination_name, combinations))
-    return {
-        subject: _standing(digest(creative, subject), said.get(subject, ()), now, roles)
-        for subject in dict.fromkeys(subjects)
-    }
+    present = {subject: digest(creative, subject) for subject in (FRAME, *creative.part)}
+    present |= {combination_name(parts): _together(parts, present) for parts in combinations}
+    return {subject: _standing(sha256, said.get(subject, ()), now, roles) for subject, sha256 in present.items()}
 
 
 def _standing(present: str, said: Iterable[Approval], now: datetime, roles: tuple[str, ...]) -> Standing:

@@ -1,12 +1,13 @@
 """A creative whose parts are exchangeable: a template with typed slots, and for each slot the components allowed there.
 
-Names are AdCOM's: a slot is a `title`, `data` of type 1 ... 12 or `img` of type 1 (icon) or 3 (main). Images are named by
-their SHA-256 and travel with the catalogue: showing an ad loads nothing, so a server cannot see which parts were shown.
-For the same reason there is one link for the whole creative and none per component.
+Names are AdCOM's: a slot is a `title`, `data` of type 1 ... 12 or `img` of type 1 (icon) or 3 (main). Images are named
+by their SHA-256 and are to travel with the catalogue: showing an ad then loads nothing, so that no server sees which
+parts were shown. For the same reason there is one link for the whole creative and none per component.
 
 Source: AdCOM 1.0, lists "Native Data Asset Types" and "Native Image Asset Types".
 """
 
+import hashlib
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Literal
@@ -113,6 +114,10 @@ class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: Digest
     w: Annotated[int, Meta(ge=1, le=16_384)]
     h: Annotated[int, Meta(ge=1, le=16_384)]
+
+    def holds(self, data: bytes) -> bool:
+        """Whether these are the bytes that were approved; whoever draws the image asks first."""
+        return hashlib.sha256(data).hexdigest() == self.sha256
 
 
 class Component(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

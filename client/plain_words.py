@@ -28,15 +28,16 @@ def folded(text: str) -> str:
 
 def _visible(text: str) -> str:
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    kept = (
-        character
-        for character in text
-        if character not in _INVISIBLE
-        and unicodedata.category(character) not in ("Cf", "Cc", "Cs", "Co", "Cn")
-        and not unicodedata.name(character, "").startswith(("COMBINING ", "VARIATION SELECTOR"))
-        or character in "\t\n\r"
+    return "".join(character for character in text if character in "\t\n\r" or not _unseen(character))
+
+
+def _unseen(character: str) -> bool:
+    """It shows nothing of its own, or only a mark on the letter before."""
+    return (
+        character in _INVISIBLE
+        or unicodedata.category(character) in ("Cf", "Cc", "Cs", "Co", "Cn")
+        or unicodedata.name(character, "").startswith(("COMBINING ", "VARIATION SELECTOR"))
     )
-    return "".join(kept)
 
 
 def spellings(text: str) -> tuple[str, ...]:
@@ -101,7 +102,7 @@ def graphemes(text: str) -> int:
 
 def _same_syllable(before: str, character: str) -> bool:
     """Hangul written in parts: a vowel after a leading consonant, a trailing consonant after a vowel."""
-    leading, vowel, trailing = "\u1100" <= before <= "\u115f", "\u1160" <= character <= "\u11a7", "\u11a8" <= character
+    leading, vowel, trailing = "\u1100" <= before <= "\u115f", "\u1160" <= character <= "\u11a7", character >= "\u11a8"
     return (leading and vowel) or (
         trailing and character <= "\u11ff" and ("\u1160" <= before <= "\u11ff" or "\uac00" <= before <= "\ud7a3")
     )

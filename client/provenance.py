@@ -4,8 +4,8 @@ The values of `digital_source_type` are those of the IPTC NewsCodes, retired one
 the photo metadata standard all use them. What is stated here is a statement: nothing proves it but the signature over
 the file it stands in.
 
-Source: IPTC digital source type (http://cv.iptc.org/newscodes/digitalsourcetype/); `human_oversight` and `disclosure` as
-in the provenance object of the Ad Context Protocol.
+Source: IPTC digital source type (http://cv.iptc.org/newscodes/digitalsourcetype/); `human_oversight` and `disclosure`
+as in the provenance object of the Ad Context Protocol.
 """
 
 from typing import Annotated, Literal
@@ -17,15 +17,32 @@ SCHEME = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 
 GENERATED = frozenset(
     SCHEME + name
-    for name in ("trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia", "compositeSynthetic")
-    + ("algorithmicMedia", "virtualRecording", "dataDrivenMedia")
+    for name in (
+        "trainedAlgorithmicMedia",
+        "compositeWithTrainedAlgorithmicMedia",
+        "compositeSynthetic",
+        "algorithmicMedia",
+        "virtualRecording",
+        "dataDrivenMedia",
+    )
 )
 """Made by a program, wholly or in part: people have to be told in some places."""
 
 SOURCE_TYPES = GENERATED | frozenset(
     SCHEME + name
-    for name in ("digitalCapture", "computationalCapture", "negativeFilm", "positiveFilm", "print", "humanEdits")
-    + ("algorithmicallyEnhanced", "digitalCreation", "screenCapture", "composite", "compositeCapture")
+    for name in (
+        "digitalCapture",
+        "computationalCapture",
+        "negativeFilm",
+        "positiveFilm",
+        "print",
+        "humanEdits",
+        "algorithmicallyEnhanced",
+        "digitalCreation",
+        "screenCapture",
+        "composite",
+        "compositeCapture",
+    )
 )
 
 Oversight = Literal["none", "prompt_only", "selected", "edited", "directed"]
