@@ -1,8 +1,8 @@
 """Which combination is shown this time: Thompson sampling whose probabilities are known exactly.
 
-Thompson sampling draws one set of weights from the posterior and shows what is best under it. Here it draws from a
-fixed table of `DRAWS` sets of standard normals, the same on every device. The chance of a combination is then a count,
-and with the uniform share,
+Thompson sampling draws one set of weights from the posterior and shows what is best under it. Here it draws from
+`DRAWS` sets of standard normals, which the request's id picks from a fixed table, so that no combination is favoured by
+the table in the long run. The chance of a combination is then a count, and with the uniform share,
 
     propensity = epsilon / C + (1 - epsilon) * (sets under which it is best) / DRAWS,
 
@@ -23,12 +23,12 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-from sottovoce.client.approval import combination_name
 from sottovoce.client.combination import Showable
 from sottovoce.client.combination_posterior import Posterior, learned
-from sottovoce.client.creative import Parts
+from sottovoce.client.creative import MAX_COMPONENTS, MAX_SLOTS, Parts
 
 DRAWS = 256
+TABLE_ROWS = MAX_SLOTS * MAX_COMPONENTS
 CATEGORY_BUCKETS = 32
 
 
@@ -79,6 +79,11 @@ class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     draw: float
 
 
+def warm() -> None:
+    """Make the table of normals, some 20 ms, when the app starts and not at the first ad."""
+    _normals()
+
+
 def choose(
     ready: Showable,
     posterior: Posterior,
@@ -86,6 +91,7 @@ def choose(
     now: datetime,
     draw: float,
     languages: Collection[str] = (),
+    salt: str = "",
 ) -> Choice:
     """The combination to show; deterministic, and never raises.
 
@@ -96,6 +102,7 @@ def choose(
         now: with time zone; outside the time for which `ready` holds nothing of it is shown.
         draw: uniform in [0, 1).
         languages: that the page takes, BCP 47; empty takes all.
+        salt: the request's id; it says which normals are used, so it must not depend on the person.
     """
     crid = ready.creative.crid
     try:
@@ -110,7 +117,7 @@ def choose(
         return Choice(crid, (), "plain", "no combination is in a language of the page", 1.0, 0, draw)
     first = ready.combinations[fit[0]]
     try:
-        chances = propensities(ready, posterior, moment.features, fit)
+        chances = propensities(ready, posterior, moment.features, fit, salt)
         if not 0 <= draw < 1:
             return Choice(crid, first, "first", f"draw {draw} is not in [0, 1)", 1.0, len(fit), draw)
         place = min(int(np.searchsorted(np.cumsum(chances), draw, side="right")), len(fit) - 1)
@@ -120,7 +127,7 @@ def choose(
 
 
 def propensities(
-    ready: Showable, posterior: Posterior, features: tuple[str, ...], fit: list[int]
+    ready: Showable, posterior: Posterior, features: tuple[str, ...], fit: list[int], salt: str = ""
 ) -> npt.NDArray[np.float64]:
     """(fit,) probability of each combination; they sum to 1.
 
@@ -129,16 +136,19 @@ def propensities(
         posterior: beliefs.
         features: of the moment.
         fit: places in `ready.combinations`.
+        salt: the request's id.
 
     Raises:
         ValueError: the posterior gives no finite scores.
     """
-    used, rows = ready.rows
+    used, places = ready.rows
+    start = int.from_bytes(hashlib.sha256(salt.encode()).digest()[:4], "big")
+    rows = (start + np.arange(len(used))) % TABLE_ROWS
     beliefs = np.array([posterior.score(ready.digests[part], features) for part in used])
     if not np.isfinite(beliefs).all() or (beliefs[:, 1] < 0).any():
         raise ValueError("the posterior holds no finite beliefs")
-    sampled = beliefs[:, :1] + np.sqrt(beliefs[:, 1:]) * _normals(len(used))
-    chosen = rows[fit]
+    sampled = beliefs[:, :1] + np.sqrt(beliefs[:, 1:]) * _normals()[rows]
+    chosen = places[fit]
     scores = sampled[chosen[:, 0]]
     for column in range(1, chosen.shape[1]):
         scores += sampled[chosen[:, column]]
@@ -160,21 +170,19 @@ def learn(posterior: Posterior, ready: Showable, choice: Choice, moment: Moment,
     return learned(posterior, digests, moment.features, clicked) if digests else posterior
 
 
-def shown_as(choice: Choice) -> str:
-    """The name of what was shown, for the decision and the event."""
-    return combination_name(choice.parts)
-
-
 def _fitting(ready: Showable, languages: Collection[str]) -> list[int]:
     wanted = {tag.lower().split("-")[0] for tag in languages}
     return [place for place, tag in enumerate(ready.languages) if not wanted or not tag or tag in wanted]
 
 
-@lru_cache(maxsize=8)
-def _normals(parts: int) -> npt.NDArray[np.float64]:
-    """(parts, DRAWS) standard normals from a hash, rounded so that every machine has the same (Box and Muller 1958)."""
-    stream = hashlib.shake_256(b"sottovoce combination choice").digest(parts * DRAWS * 16)
-    uniform = (np.frombuffer(stream, "<u8").reshape(parts, DRAWS, 2) >> np.uint64(11)) * 2.0**-53
+@lru_cache(maxsize=1)
+def _normals() -> npt.NDArray[np.float64]:
+    """(TABLE_ROWS, DRAWS) standard normals from a hash, rounded so that every machine has the same.
+
+    Source: Box and Muller (1958).
+    """
+    stream = hashlib.shake_256(b"sottovoce combination choice").digest(TABLE_ROWS * DRAWS * 16)
+    uniform = (np.frombuffer(stream, "<u8").reshape(TABLE_ROWS, DRAWS, 2) >> np.uint64(11)) * 2.0**-53
     radius = np.sqrt(-2 * np.log1p(-uniform[..., 0]))
     normals: npt.NDArray[np.float64] = np.round(radius * np.cos(2 * np.pi * uniform[..., 1]), 6)
     normals.setflags(write=False)

@@ -14,8 +14,8 @@ import unicodedata
 
 _INVISIBLE = frozenset("\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180e\u3164\ufeff\uffa0")
 _JOINER = "\u200d"
-_LEET = str.maketrans("0134578@$!", "oieastbasi")
-_WORD = re.compile(r"[^\W_]+(?:[@$!]+[^\W_]+)*[$!]*|[^\W_]+")
+_LETTERS = (str.maketrans("0134578@$!", "oieastbasi"), str.maketrans("0134578@$!", "oleastbasi"))
+_SIGNS = re.compile(r"(?<=[^\W\d_])[@$!]+(?=[^\W\d_])|[@$](?=[^\W\d_])")
 _SINGLES = re.compile(r"(?<![^\W_])[^\W_](?:[\W_]{1,2}[^\W_](?![^\W_])){2,}")
 _SCRIPTS = ("LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE")
 """Scripts whose letters are confused with one another."""
@@ -23,7 +23,12 @@ _SCRIPTS = ("LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE")
 
 def folded(text: str) -> str:
     """The text for comparisons: small letters, words separated by one space, nothing invisible."""
-    return " ".join(_WORD.findall(_visible(text)))
+    return _words(_visible(text))
+
+
+def _words(text: str) -> str:
+    """Letters and digits with the marks on them; a space for everything between."""
+    return " ".join("".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in text).split())
 
 
 def _visible(text: str) -> str:
@@ -45,13 +50,14 @@ def spellings(text: str) -> tuple[str, ...]:
 
     The plain one; one with letters for digits, in words that have both; one with single letters drawn together.
     """
-    plain = folded(text)
-    letters = " ".join(
-        word.translate(_LEET) if re.search(r"[^\W\d_]", word) and not word.isalpha() else word for word in plain.split()
-    )
     visible = _visible(text)
+    signs = [_SIGNS.sub(lambda run, to=letters: run.group().translate(to), visible) for letters in _LETTERS]
+    digits = [
+        " ".join(word.translate(letters) if re.search(r"[^\W\d_]", word) else word for word in _words(one).split())
+        for one, letters in zip(signs, _LETTERS, strict=True)
+    ]
     drawn = _SINGLES.sub(lambda run: re.sub(r"[\W_]+", "", run.group()), visible)
-    return tuple(dict.fromkeys(f" {one} " for one in (plain, letters, " ".join(_WORD.findall(drawn)))))
+    return tuple(dict.fromkeys(f" {one} " for one in (_words(visible), *digits, _words(drawn))))
 
 
 def contains(text: str, phrase: str) -> bool:
