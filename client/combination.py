@@ -71,6 +71,14 @@ class Showable:
     tried: int
     epsilon: float
 
+    @property
+    def loss(self) -> Loss | None:
+        """Why the ad must stay out of the auction, where it may be shown with these parts or not at all."""
+        if self.reason is None:
+            return None
+        gone = any(refusal(one) == Loss.AUDIT_REFUSED for one in self.standings.values())
+        return Loss.AUDIT_REFUSED if gone or self.findings else Loss.AUDIT_PENDING
+
     @cached_property
     def rows(self) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
         """Components in use, and (combinations, slots) of their places in that list."""

@@ -180,7 +180,7 @@ class CombinationRules:
         texts = [f" {self._plain[part]} " for part in parts]
         for text, needle, tag in self._needed:
             if not (tag and spoken and tag not in spoken) and not any(needle in one for one in texts):
-                return Finding(Flaw.DISCLAIMER, "disclaimer", where, f"{text!r} is missing")
+                return Finding(Flaw.DISCLAIMER, "disclaimer", where, repr(text))
         run = f" {' '.join(' '.join(texts).split())} "
         for flaw, phrase, needle in self._spread:
             if needle in run:

@@ -56,6 +56,9 @@ def test_an_optional_slot_without_an_approved_component_stays_empty_and_a_requir
     pictures = [record(MADE_OF, f"picture/{name}", 4) for name in ("cup", "leaf")]
     stopped = showable(MADE_OF, approved(MADE_OF, *pictures), BRAND, NOW)
     assert stopped.combinations == ()
+    assert stopped.loss == Loss.AUDIT_REFUSED
+    assert showable(MADE_OF, Approvals(1), BRAND, NOW).loss == Loss.AUDIT_PENDING
+    assert READY.loss is None
     assert "'picture' is required" in stopped.reason
     assert showable(MADE_OF, Approvals(1), BRAND, NOW).reason == "the frame is pending"
 
