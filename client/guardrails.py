@@ -3,7 +3,8 @@
 The rules themselves are in `creative_rules`.
 """
 
-from typing import Annotated, NamedTuple
+from enum import IntEnum
+from typing import Annotated, NamedTuple, Self
 
 import msgspec
 from msgspec import Meta
@@ -12,7 +13,6 @@ from sottovoce.client.catalogue import Id
 from sottovoce.client.creative import DATA_TYPES, Language
 from sottovoce.client.plain_words import folded
 from sottovoce.client.provenance import Oversight
-from sottovoce.client.reasons import _Code
 from sottovoce.privacy.errors import DeviceError
 
 MAX_BYTES = 1024 * 1024
@@ -23,8 +23,20 @@ Phrases = Annotated[tuple[Phrase, ...], Meta(max_length=1000)]
 Host = Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63}){1,8}$")]
 
 
-class Flaw(_Code):
-    """Why a part of a creative, or a combination of them, is refused."""
+class Flaw(IntEnum):
+    """Why a part of a creative, or a combination of them, is refused; numbered among the codes of `reasons`.
+
+    Attributes:
+        words: the reason as a short clause.
+    """
+
+    words: str
+
+    def __new__(cls, code: int, words: str) -> Self:
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.words = words
+        return member
 
     WORD = 540, "it uses a word that the brand forbids"
     CLAIM = 541, "it makes a claim that the brand forbids"

@@ -51,13 +51,15 @@ def spellings(text: str) -> tuple[str, ...]:
     The plain one; one with letters for digits, in words that have both; one with single letters drawn together.
     """
     visible = _visible(text)
-    signs = [_SIGNS.sub(lambda run, to=letters: run.group().translate(to), visible) for letters in _LETTERS]
-    digits = [
-        " ".join(word.translate(letters) if re.search(r"[^\W\d_]", word) else word for word in _words(one).split())
-        for one, letters in zip(signs, _LETTERS, strict=True)
-    ]
     drawn = _SINGLES.sub(lambda run: re.sub(r"[\W_]+", "", run.group()), visible)
-    return tuple(dict.fromkeys(f" {one} " for one in (_words(visible), *digits, _words(drawn))))
+    readings = (_words(visible), *(_undisguised(visible, letters) for letters in _LETTERS), _words(drawn))
+    return tuple(dict.fromkeys(f" {reading} " for reading in readings))
+
+
+def _undisguised(visible: str, letters: dict[int, str]) -> str:
+    """Signs beside letters, and digits in words that have letters, read as letters."""
+    text = _words(_SIGNS.sub(lambda run: run.group().translate(letters), visible))
+    return " ".join(word.translate(letters) if re.search(r"[^\W\d_]", word) else word for word in text.split())
 
 
 def contains(text: str, phrase: str) -> bool:

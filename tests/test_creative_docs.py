@@ -27,7 +27,7 @@ def test_every_command_prints_what_the_page_shows(tmp_path, monkeypatch, capsys)
                 tea = tea.replace(old[1:], new[1:])
             Path("tea.json").write_text(tea, encoding="utf-8")
             continue
-        for command, shown in re.findall(r"^\$ sottovoce (.*?(?<!\\))\n((?:(?!\$ ).*\n)*)", body, re.M | re.S):
+        for command, shown in re.findall(r"^\$ sottovoce ((?:.*\\\n)*.*)\n((?:(?!\$ ).*\n)*)", body, re.M):
             code = run(shlex.split(command.replace("\\\n", "")))
             printed = capsys.readouterr()
             assert printed.out + printed.err == shown
