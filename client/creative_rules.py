@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from sottovoce.client.contrast import LARGE, NORMAL, contrast
 from sottovoce.client.creative import DATA_TYPES, IMAGE_TYPES, Component, Creative, Parts, Slot
 from sottovoce.client.guardrails import Finding, Flaw, Guardrails
-from sottovoce.client.plain_words import contains, folded, graphemes, mixed_script
+from sottovoce.client.plain_words import folded, graphemes, mixed_script, needle, spellings
 from sottovoce.client.provenance import OVERSIGHT
 
 MACROS = ("${", "{{", "[", "%%", "{")
@@ -19,7 +19,7 @@ MACROS = ("${", "{{", "[", "%%", "{")
 
 def word(slot: Slot, component: Component, brand: Guardrails) -> tuple[Flaw, str] | None:  # noqa: ARG001
     """No forbidden word, and no word in letters of two scripts, which would hide one."""
-    found = next((phrase for phrase in brand.forbidden_words if contains(component.text, phrase)), "")
+    found = _first_found(component.text, brand.words)
     if found:
         return Flaw.WORD, f"{found!r} in {component.text!r}"
     mixed = mixed_script(component.text)
@@ -28,8 +28,13 @@ def word(slot: Slot, component: Component, brand: Guardrails) -> tuple[Flaw, str
 
 def claim(slot: Slot, component: Component, brand: Guardrails) -> tuple[Flaw, str] | None:  # noqa: ARG001
     """No banned claim."""
-    found = next((phrase for phrase in brand.banned_claims if contains(component.text, phrase)), "")
+    found = _first_found(component.text, brand.claims)
     return (Flaw.CLAIM, f"{found!r} in {component.text!r}") if found else None
+
+
+def _first_found(text: str, looked_for: tuple[tuple[str, str], ...]) -> str:
+    readings = spellings(text) if text and looked_for else ()
+    return next((phrase for phrase, wanted in looked_for if any(wanted in one for one in readings)), "")
 
 
 def length(slot: Slot, component: Component, brand: Guardrails) -> tuple[Flaw, str] | None:
@@ -155,35 +160,39 @@ class CombinationRules:
         self._creative = creative
         self._plain = {ref: folded(component.text) for ref, (_, component) in creative.part.items()}
         self._needed = tuple(
-            (one.text, f" {folded(one.text)} ", _first(one.language))
+            (one.text, needle(one.text), _first(one.language))
             for one in brand.disclaimers
             if set(one.cat) & set(creative.cat)
         )
-        # A phrase of one word cannot be spread over two slots.
+        # Only a phrase of several words, all of which are there, can be spread over slots.
+        known = {word for text in self._plain.values() for word in text.split()}
         self._spread = tuple(
-            (flaw, phrase, f" {folded(phrase)} ")
-            for flaw, phrases in ((Flaw.WORD, brand.forbidden_words), (Flaw.CLAIM, brand.banned_claims))
-            for phrase in phrases
-            if " " in folded(phrase)
+            (flaw, phrase, wanted)
+            for flaw, phrases in ((Flaw.WORD, brand.words), (Flaw.CLAIM, brand.claims))
+            for phrase, wanted in phrases
+            if " " in wanted.strip() and known.issuperset(wanted.split())
         )
+        self._apart: dict[str, set[str]] = {}
+        for one, other in creative.apart:
+            self._apart.setdefault(one, set()).add(other)
 
     def finding(self, parts: Parts) -> Finding | None:
         """A pair kept apart, two languages, a missing disclaimer, a phrase spread over slots that follow each other."""
         where, together = "+".join(parts), set(parts)
-        for pair in self._creative.apart:
-            if together.issuperset(pair):
-                return Finding(Flaw.APART, "apart", where, " and ".join(pair))
+        for part in parts:
+            for other in self._apart.get(part, set()) & together:
+                return Finding(Flaw.APART, "apart", where, f"{part} and {other}")
         tags = (self._creative.part[part][1].language for part in parts)
         spoken = sorted({_first(tag) for tag in tags if tag})
         if len(spoken) > 1:
             return Finding(Flaw.LANGUAGE, "one_language", where, " and ".join(spoken))
         texts = [f" {self._plain[part]} " for part in parts]
-        for text, needle, tag in self._needed:
-            if not (tag and spoken and tag not in spoken) and not any(needle in one for one in texts):
+        for text, wanted, tag in self._needed:
+            if not (tag and spoken and tag not in spoken) and not any(wanted in one for one in texts):
                 return Finding(Flaw.DISCLAIMER, "disclaimer", where, repr(text))
         run = f" {' '.join(' '.join(texts).split())} "
-        for flaw, phrase, needle in self._spread:
-            if needle in run:
+        for flaw, phrase, wanted in self._spread:
+            if wanted in run:
                 return Finding(flaw, "spread", where, f"{phrase!r} over several slots")
         return None
 

@@ -4,6 +4,7 @@ The rules themselves are in `creative_rules`.
 """
 
 from enum import IntEnum
+from functools import cached_property
 from typing import Annotated, NamedTuple, Self
 
 import msgspec
@@ -11,7 +12,7 @@ from msgspec import Meta
 
 from sottovoce.client.catalogue import Id
 from sottovoce.client.creative import DATA_TYPES, Language
-from sottovoce.client.plain_words import folded
+from sottovoce.client.plain_words import needle
 from sottovoce.client.provenance import Oversight
 from sottovoce.privacy.errors import DeviceError
 
@@ -33,6 +34,7 @@ class Flaw(IntEnum):
     words: str
 
     def __new__(cls, code: int, words: str) -> Self:
+        """A member with its words."""
         member = int.__new__(cls, code)
         member._value_ = code
         member.words = words
@@ -80,7 +82,7 @@ class Disclaimer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     language: Language = ""
 
 
-class Guardrails(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Guardrails(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
     """One brand's rules. The defaults are strict: what is not stated is refused.
 
     Attributes:
@@ -107,10 +109,20 @@ class Guardrails(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     provenance: bool = True
     least_oversight: Oversight = "selected"
 
+    @cached_property
+    def words(self) -> tuple[tuple[str, str], ...]:
+        """Forbidden words, each with what is looked for."""
+        return tuple((phrase, needle(phrase)) for phrase in self.forbidden_words)
+
+    @cached_property
+    def claims(self) -> tuple[tuple[str, str], ...]:
+        """Banned claims, each with what is looked for."""
+        return tuple((phrase, needle(phrase)) for phrase in self.banned_claims)
+
     def __post_init__(self) -> None:
         """Refuse a phrase in which nothing is left to look for, and lengths of no asset."""
         for phrase in (*self.forbidden_words, *self.banned_claims, *(one.text for one in self.disclaimers)):
-            if not folded(phrase):
+            if not needle(phrase).strip():
                 raise ValueError(f"{phrase!r} holds no letter or digit, so it would never be found")
         for name in self.lengths:
             if name not in ("title", *DATA_TYPES.values()):

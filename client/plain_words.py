@@ -17,6 +17,9 @@ _JOINER = "\u200d"
 _LETTERS = (str.maketrans("0134578@$!", "oieastbasi"), str.maketrans("0134578@$!", "oleastbasi"))
 _SIGNS = re.compile(r"(?<=[^\W\d_])[@$!]+(?=[^\W\d_])|[@$](?=[^\W\d_])")
 _SINGLES = re.compile(r"(?<![^\W_])[^\W_](?:[\W_]{1,2}[^\W_](?![^\W_])){2,}")
+_UNITS = re.compile(r"(?<![^\W\d_])\u03bc(?=[a-z]{1,2}(?![^\W\d_]))")
+"""The prefix "micro", which is a Greek letter before a Latin one: 5 \u03bcm."""
+
 _SCRIPTS = ("LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE")
 """Scripts whose letters are confused with one another."""
 
@@ -56,22 +59,20 @@ def spellings(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(f" {reading} " for reading in readings))
 
 
-def _undisguised(visible: str, letters: dict[int, str]) -> str:
+def _undisguised(visible: str, letters: dict[int, int]) -> str:
     """Signs beside letters, and digits in words that have letters, read as letters."""
     text = _words(_SIGNS.sub(lambda run: run.group().translate(letters), visible))
     return " ".join(word.translate(letters) if re.search(r"[^\W\d_]", word) else word for word in text.split())
 
 
-def contains(text: str, phrase: str) -> bool:
-    """Whether the words of `phrase` stand in `text`, one after the other, in any reading of `text`.
+def needle(phrase: str) -> str:
+    """What to look for in the readings of a text: the words of `phrase`, one after the other, with spaces around.
 
-    Where words are written without spaces between them (Chinese, Japanese, Thai) a phrase is found inside a word too.
+    Where words are written without spaces between them (Chinese, Japanese, Thai) there are none around, so that the
+    phrase is found inside a longer run.
     """
     wanted = folded(phrase)
-    if not wanted:
-        return False
-    needle = wanted if _unspaced(wanted) else f" {wanted} "
-    return any(needle in reading for reading in spellings(text))
+    return wanted if _unspaced(wanted) else f" {wanted} "
 
 
 def _unspaced(text: str) -> bool:
@@ -81,7 +82,7 @@ def _unspaced(text: str) -> bool:
 
 def mixed_script(text: str) -> str:
     """The first word with letters of two scripts that are confused with one another, or the empty string."""
-    for word in re.findall(r"[^\W\d_]+", _visible(text)):
+    for word in re.findall(r"[^\W\d_]+", _UNITS.sub("", _visible(text))):
         names = [unicodedata.name(character, "") for character in word]
         if len({script for script in _SCRIPTS for name in names if name.startswith(script + " ")}) > 1:
             return str(word)

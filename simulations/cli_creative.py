@@ -101,7 +101,7 @@ def check(
 @click.option("--approvals", "approvals_file", type=PATH, required=True, help="Records are added; made if missing.")
 @click.option("--by", required=True, help='Who speaks, as "role/name".')
 @click.option("--subject", "subjects", multiple=True, help='"frame", "slot/component" or a combination; repeatable.')
-@click.option("--all", "everything", is_flag=True, help="The frame and every component that is not approved as it is.")
+@click.option("--all", "everything", is_flag=True, help="The frame and every component, but those this person denied.")
 @click.option("--deny", is_flag=True, help="Deny instead.")
 @click.option("--days", type=click.IntRange(1, 3650), default=90, show_default=True, help="How long it holds.")
 @click.option("--note", default="", help="Why.")
@@ -124,7 +124,8 @@ def approve(
         raise ConfigError("nothing says what is approved", "name each --subject, or say --all")
     if everything:
         own = Approvals(1, tuple(record for record in before.records if record.by == by))
-        subjects = tuple(name for name, standing in statuses(made, own, at).items() if not standing.shown)
+        standings = statuses(made, own, at).items()
+        subjects = tuple(name for name, one in standings if not one.shown and one.status != DENIED)
     status = DENIED if deny else APPROVED
     told = {"crid": made.crid, "status": status, "by": by, "at": at, "until": at + timedelta(days=days), "note": note}
     try:

@@ -52,6 +52,8 @@ def test_approving_one_by_one_shows_more_and_more(files, capsys):
     code, facts = checked(files, capsys)
     assert facts["standings"]["s0/c0"]["status"] == 4
     assert checked(files, capsys, "--role", "legal")[0] == 1
+    assert approve(files, "--all") == 0
+    assert checked(files, capsys)[1]["standings"]["s0/c0"]["status"] == 4  # --all takes no denial back
 
 
 @pytest.mark.parametrize(
