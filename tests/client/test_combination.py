@@ -63,6 +63,12 @@ def test_an_optional_slot_without_an_approved_component_stays_empty_and_a_requir
     assert showable(MADE_OF, Approvals(1), BRAND, NOW).reason == "the frame is pending"
 
 
+def test_a_component_that_breaks_a_guardrail_is_left_out_though_approved():
+    made = with_component("title", 0, text="x" * 26)
+    ready = showable(made, approved(made), BRAND, NOW)
+    assert {parts[0] for parts in ready.combinations} == {"title/bold"}
+
+
 def test_listed_and_apart_narrow_the_choice_and_findings_say_what_fell():
     only = creative(listed=[["title/bold", "picture/cup", "button/shop"]] * 2)
     assert showable(only, approved(only), BRAND, NOW).combinations == (only.listed[0],)
@@ -151,6 +157,20 @@ def test_a_changed_component_starts_afresh():
     ready = showable(made, approved(made), BRAND, NOW)
     assert posterior.score(ready.digests["title/calm"], ()) == Posterior().score("x", ())
     assert posterior.score(READY.digests["title/calm"], ())[0] > 0
+
+
+@pytest.mark.parametrize("clicked", [True, False])
+def test_one_update_has_the_moments_of_the_exact_posterior(clicked):
+    """Two weights, prior N(-2, 0.5) and N(0, 0.04), on a fine grid."""
+    base, own = np.meshgrid(np.linspace(-6, 2, 801), np.linspace(-1.2, 1.2, 401), indexing="ij")
+    chance = np.vectorize(lambda t: 0.5 * math.erfc(-t / math.sqrt(2)))(np.linspace(-8, 4, 2401))
+    likely = np.interp(base + own, np.linspace(-8, 4, 2401), chance)
+    mass = np.exp(-((base + 2) ** 2) / 1.0 - own**2 / 0.08) * (likely if clicked else 1 - likely)
+    mass /= mass.sum()
+    after = learned(Posterior(), ["a" * 64], (), clicked)
+    for key, weight in (("base", base), ("a" * 32, own)):
+        mean = (mass * weight).sum()
+        assert after.weights[key] == pytest.approx((mean, (mass * (weight - mean) ** 2).sum()), abs=2e-4)
 
 
 @settings(max_examples=100, deadline=None)

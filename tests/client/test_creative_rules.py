@@ -53,6 +53,7 @@ def test_a_good_creative_passes():
         (creative(link="https://tea.example.evil.example/"), Flaw.LINK, "frame"),
         (creative(link="https://eviltea.example/"), Flaw.LINK, "frame"),
         (creative(link="https://tea.example@evil.example/"), Flaw.LINK, "frame"),
+        (creative(link="https://evil.example@tea.example/"), Flaw.LINK, "frame"),
         (creative(link="https://tea.example:8443/"), Flaw.LINK, "frame"),
         (creative(link="https://te\u0430.example/"), Flaw.LINK, "frame"),
         (creative(link="https://tea.example\\@evil.example/"), Flaw.LINK, "frame"),
@@ -121,6 +122,10 @@ def test_labels_are_shown_where_they_must_be():
     assert disclosures(creative(), leaf, "US-CA") == ()
     assert disclosures(creative(), leaf, "") == ("Made with AI",)  # not known where: everywhere
     assert disclosures(creative(), CALM, "EU") == ()
+    there = GENERATED | {"disclosure": {"required": True, "jurisdictions": ["US-CA", "FR"], "label": "AI"}}
+    made = with_component("picture", 1, provenance=there)
+    told = {place: disclosures(made, leaf, place) for place in ("US-CA", "US-NY", "US", "FR", "FR-75")}
+    assert [place for place, labels in told.items() if labels] == ["US-CA", "FR", "FR-75"]
 
 
 def _bent(**changes):

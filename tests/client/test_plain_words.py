@@ -22,6 +22,7 @@ def contains(text, phrase):
         "f r e e",
         "F.R.E.E.",
         "fr33",
+        "fr\u3164ee",  # a filler that counts as a letter
         "free!",
         "$ave and be fr3e",
         "\u2067free\u2069",  # direction marks

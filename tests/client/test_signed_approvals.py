@@ -39,6 +39,11 @@ def test_everything_else_is_refused(data, now, least, error):
         open_approvals(data, TRUSTED, 2, now, least)
 
 
+def test_a_key_that_is_trusted_twice_counts_once():
+    with pytest.raises(SignatureError):
+        open_approvals(sign_approvals(STATEMENT, (BRAND,)), (TRUSTED[0], TRUSTED[0]), 2, NOW)
+
+
 @settings(max_examples=60, deadline=timedelta(seconds=5))
 @given(st.integers(0, len(BOTH) - 1), st.integers(1, 255))
 def test_no_flipped_byte_is_believed(place, mask):
