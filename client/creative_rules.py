@@ -4,6 +4,7 @@ Rules look at one component, at what all combinations share, or at one combinati
 all findings about components are kept, not only the first: a brand team wants the whole list.
 """
 
+import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -88,11 +89,8 @@ def form(slot: Slot, component: Component, brand: Guardrails) -> tuple[Flaw, str
         wanted = f"{slot.w or 'any'}x{slot.h or 'any'}, at least {slot.wmin}x{slot.hmin}"
         return None if fits else (Flaw.FORM, f"{w}x{h}, the slot takes {wanted}")
     if slot.kind == "data" and slot.type in (3, 4, 5):
-        try:
-            number = float(component.text) if component.text.isascii() else -1.0
-        except ValueError:
-            number = -1.0
-        if not 0 <= number <= (5 if slot.type == 3 else 1e12):
+        plain = re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,3})?", component.text)
+        if not plain or (slot.type == 3 and float(component.text) > 5):
             return Flaw.FORM, f"{component.text!r} is no {DATA_TYPES[slot.type]}"
     return None
 

@@ -2,6 +2,8 @@
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from small_creative import BRAND, GENERATED, MADE, PLAIN, creative, with_component, with_slot
 
 from sottovoce.client.contrast import contrast
@@ -63,6 +65,22 @@ def test_a_good_creative_passes():
 )
 def test_a_rule_refuses_and_names_the_place(made, flaw, where):
     assert findings(made) == [(flaw, where)]
+
+
+@pytest.mark.parametrize(("text", "fits"), [("4.5", True), ("0", True), ("5.1", False), ("nan", False), ("1_0", False)])
+def test_a_rating_is_a_number_up_to_five(text, fits):
+    made = with_component("button", 0, text=text)
+    slots = (*made.template.slots[:2], msgspec.structs.replace(made.template.slots[2], type=3))
+    rated = msgspec.structs.replace(made, template=msgspec.structs.replace(made.template, slots=slots))
+    assert (findings(rated) == []) == fits
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(min_size=1, max_size=40).filter(str.strip), st.text(max_size=40))
+def test_no_text_and_no_link_breaks_a_rule(text, link):
+    made = msgspec.structs.replace(with_component("title", 0, text=text), link="https://" + link)
+    assert all(isinstance(flaw, Flaw) for flaw, _ in findings(made))
+    CombinationRules(made, STRICT).finding(CALM)
 
 
 def test_large_text_needs_less_contrast_and_a_brand_that_draws_on_images_turns_it_off():
