@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "update": ("cli_update", "Look for a newer bundle, as a device does."),
     "delta": ("cli_update", "Write what turns one bundle into another."),
     "pick": ("cli_ship", "Choose an ad on the device, and say why."),
+    "creative": ("cli_creative", "Check creatives with exchangeable parts, and approve their exact bytes."),
     "bundle": ("cli_bundle", "Show what a bundle says of itself, and hold it against the ledger."),
     "audit": ("cli_audit", "Recompute what a run spent, and measure whether it did as it says."),
     "ledger": ("cli_ledger", "Open, show, verify and export privacy ledgers."),
