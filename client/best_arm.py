@@ -20,7 +20,7 @@ one of its arm is never behind it      has 0
 Source: Thompson 1933, Biometrika 25 (probability matching); Agrawal and Goyal 2012, arXiv:1111.1797.
 """
 
-from functools import cache
+from functools import cache, reduce
 from itertools import accumulate, combinations
 from math import copysign, erf, exp, sqrt
 from operator import ge
@@ -62,8 +62,8 @@ def best_probabilities(
     if not moves.all():
         sure = np.flatnonzero(~moves)
         worth = fixed[sure] + ceiling[sure] / (1.0 + np.exp(-logit[sure]))
-        first = int(sure[np.argmax(worth)])
-        floor = float(worth.max())
+        best = int(worth.argmax())
+        first, floor = int(sure[best]), float(worth[best])
     runs = _undominated(fixed, ceiling, logit, arm, moves)
     order = [place for run in runs for place in run]
     if not order:
@@ -79,8 +79,9 @@ def best_probabilities(
     share = np.minimum(np.maximum((grid - low) / high, _TINY), 1.0 - 2.0**-53)
     apart = np.minimum(np.maximum((np.log(share / (1.0 - share)) - base) / width, -8.0), 8.0)
     alone = len(runs) == len(order)
-    parts = [] if alone else np.split(apart, list(accumulate(map(len, runs[:-1]))))
-    together = apart if alone else np.stack([part.min(axis=0) for part in parts])
+    ends = list(accumulate(map(len, runs)))
+    parts = [] if alone else [apart[end - len(run) : end] for run, end in zip(runs, ends, strict=True)]
+    together = apart if alone else np.array([reduce(np.minimum, part) for part in parts])
     below = np.empty((len(runs), len(grid) + 2))
     below[:, 0], below[:, -1] = 0.0, 1.0
     _normal(together, below[:, 1:-1])
@@ -167,9 +168,10 @@ def _shared(part: Floats, gain: Floats, open_below: bool) -> Floats:
     """
     if len(part) == 1:
         return np.asarray(gain.sum(keepdims=True))
-    middle = part[:, :-1] + part[:, 1:]
-    who = np.argmin(np.hstack([part[:, :1], middle, part[:, -1:]] if open_below else [middle, part[:, -1:]]), axis=0)
-    return np.bincount(who, gain, len(part))
+    sums = np.empty((len(part), len(gain)))
+    sums[:, 0], sums[:, -1] = part[:, 0], part[:, -1]
+    np.add(part[:, :-1], part[:, 1:], out=sums[:, 1:-1] if open_below else sums[:, :-1])
+    return np.bincount(sums.argmin(axis=0), gain, len(part))
 
 
 def _crossings(run: list[int], fixed: Floats, ceiling: Floats, logit: Floats) -> list[float]:

@@ -54,9 +54,9 @@ class Exploration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """How much is tried out.
 
     Attributes:
-        method: `none` shows the best; `epsilon` a random one now and then; `thompson` each as often as it may be best.
+        method: `none` shows the best; `epsilon` any of them now and then; `thompson` each as often as it may be best.
         candidates: K, how many of the best take part.
-        epsilon: share of requests where each of the K has the same chance; the lower it is, the larger a weight may get.
+        epsilon: share of requests where each of the K has the same chance; the lower, the larger a weight may get.
     """
 
     method: Method = "none"
@@ -155,12 +155,13 @@ def _greedy(places: Places, reason: str) -> Drawn:
 
 def _fault(candidates: Candidates, places: Places) -> str:
     """What keeps the probabilities from being computed; each test is written so that NaN fails it."""
-    chance, mean, variance = candidates.chance[places], candidates.mean[places], candidates.variance[places]
-    if not (chance.min() >= 0.0 and chance.max() <= 1.0):
+    columns = (candidates.chance, candidates.mean, candidates.variance)
+    chances, means, variances = (column[places].tolist() for column in columns)
+    if not all(0.0 <= chance <= 1.0 for chance in chances):
         return "a chance of a click is no probability"
-    if not np.abs(mean).max() <= LARGEST_OFFSET:
+    if not all(abs(mean) <= LARGEST_OFFSET for mean in means):
         return f"an expected offset is not within {LARGEST_OFFSET:g}"
-    if not (variance.min() >= 0.0 and variance.max() <= LARGEST_VARIANCE):
+    if not all(0.0 <= variance <= LARGEST_VARIANCE for variance in variances):
         return f"a variance is not within 0 ... {LARGEST_VARIANCE:g}"
     return ""
 
