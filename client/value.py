@@ -10,7 +10,7 @@ The chance of a dismissal comes from the device's own log: the share of the cate
 drawn towards the person's share over all ads, and that one towards `usual_dismissals`, as if each had been seen for
 `strength` impressions more. With the default settings every term is 0 and nothing is refused.
 
-All amounts are whole micro-units and all chances millionths, rounded down one by one, so that every runtime ranks alike.
+Amounts are whole micro-units and chances millionths, each term rounded down, so that every runtime ranks alike.
 """
 
 from collections.abc import Iterable, Sequence
@@ -34,6 +34,7 @@ NOT_WORTH_SHOWING: Final = 531
 """Loss code: it would cost the person more than it earns."""
 
 MOST_REPEATS = 1000
+"""Impressions of one campaign just now; more count as that many."""
 
 
 class QualityRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -107,7 +108,8 @@ def long_term(rule: QualityRule, chances: Whole, dismissals: Whole, repeats: Who
         repeats: (n,) millionths, of each ad's campaign, from `recent`.
     """
     dismissed = 1000 * millionths(rule.dismissal_cost) * dismissals // MICRO
-    repeated = 1000 * millionths(rule.repeat_cost) * np.minimum(repeats, MOST_REPEATS * MICRO) // MICRO
+    # 1000 / MICRO as one division: the product of both would not fit into 64 bits.
+    repeated = millionths(rule.repeat_cost) * np.minimum(repeats, MOST_REPEATS * MICRO) // (MICRO // 1000)
     return np.asarray(click_part(rule, chances) - dismissed - repeated, np.int64)
 
 
@@ -129,9 +131,9 @@ def refused(rule: QualityRule, chances: Whole, values: Whole, terms: Whole) -> W
 def price(value: int, worth: int, behind: Sequence[int], floor: int, at: int) -> int:
     """What the shown ad pays, micro-units per thousand impressions: never more than its value, never below the floor.
 
-    First price: its value. Second price plus: the least value with which it would still have been ranked above the best
-    of another seat that stands behind it, and 0.01 more; its own term counts for it or against it. With all terms 0 this
-    is `auction.sell`.
+    First price: its value. Second price plus: the least value with which it would still have been ranked above the
+    best of another seat that stands behind it, and 0.01 more; its own term counts for it or against it. With all terms
+    0 this is what `auction.sell` asks.
 
     Args:
         value: its own, at least `floor`.

@@ -22,8 +22,8 @@ the logged probabilities are not those in use         the mean weight is 1 if th
 The last test finds a log that is wrong by a common factor. It cannot find a new ranker that shows what the log never
 shows: then the mean weight is below 1 rightly, and IPS counts what is missing as 0; it is refused as well.
 
-Intervals: `bernstein` holds for any number of rows, given that no weighted reward can exceed the stated `largest`; it
-is wide. `normal` is the usual one, from the central limit theorem.
+Intervals: the Bernstein one holds for any number of rows, given the greatest weight and the greatest reward that can
+occur; it is wide. The normal one is the usual one, from the central limit theorem.
 
 Source: Horvitz and Thompson 1952; Swaminathan and Joachims 2015, NeurIPS (SNIPS); Dudik, Langford and Li 2011,
 arXiv:1103.4601 (DR); Kish 1965; Maurer and Pontil 2009, arXiv:0907.3740, theorem 4.
@@ -128,7 +128,8 @@ def evaluate(
             tests look at the weights before.
         least_size: see `LEAST_SIZE`.
         largest_weight: greatest weight the logging rule can give, for example K / epsilon of `client.exploration`; the
-            Bernstein intervals rest on it. The largest one seen, if not stated.
+            Bernstein intervals rest on it, and on rewards of at most 1 or the largest one seen. The largest weight
+            seen, if not stated.
 
     Raises:
         DataError: the log cannot carry an estimate; the message says which test failed.
@@ -142,15 +143,16 @@ def evaluate(
     cut = np.minimum(weight, clip)
     bound = min(clip, float(weight.max()) if largest_weight is None else largest_weight)
     reward = logged.reward
-    top = bound * float(reward.max())
+    most = max(1.0, float(reward.max()))
     snips = float((cut * reward).sum() / cut.sum())
     # The delta method: the error of a ratio of two means.
     spread = len(cut) * cut * (reward - snips) / cut.sum()
     robust = None
     if logged.predicted is not None and logged.expected is not None:
         rest = cut * (reward - logged.predicted)
-        most = bound * max(1.0, float(np.abs(reward - logged.predicted).max()))
-        robust = _value(logged.expected + rest, 2.0 * most + float(np.ptp(logged.expected)))
+        above = max(0.0, most - float(logged.predicted.min()))
+        below = max(0.0, float(logged.predicted.max()))
+        robust = _value(logged.expected + rest, bound * (above + below) + float(np.ptp(logged.expected)))
     return Evaluation(
         rows=len(reward),
         effective_size=size,
@@ -159,7 +161,7 @@ def evaluate(
         largest_weight=float(weight.max()),
         clipped=float((weight > clip).mean()),
         logged=float(reward.mean()),
-        ips=_value(cut * reward, top),
+        ips=_value(cut * reward, bound * most),
         snips=_normal(snips, spread),
         dr=robust,
     )
