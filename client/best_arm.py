@@ -171,7 +171,7 @@ def _shared(part: Floats, gain: Floats, open_below: bool) -> Floats:
     sums = np.empty((len(part), len(gain)))
     sums[:, 0], sums[:, -1] = part[:, 0], part[:, -1]
     np.add(part[:, :-1], part[:, 1:], out=sums[:, 1:-1] if open_below else sums[:, :-1])
-    return np.bincount(sums.argmin(axis=0), gain, len(part))
+    return np.asarray(np.bincount(sums.argmin(axis=0), gain, len(part)), np.float64)
 
 
 def _crossings(run: list[int], fixed: Floats, ceiling: Floats, logit: Floats) -> list[float]:

@@ -71,7 +71,7 @@ def dismissal_chances(rule: QualityRule, shown: Whole, dismissed: Whole) -> Whol
     dismissed = np.clip(dismissed, 0, shown)
     overall = (dismissed.sum() + rule.strength * rule.usual_dismissals) / (shown.sum() + rule.strength)
     share = (dismissed + rule.strength * overall) / (shown + rule.strength)
-    return np.floor(share * MICRO).astype(np.int64)
+    return np.asarray(np.floor(share * MICRO), np.int64)
 
 
 def recent(rule: QualityRule, ages_s: Iterable[float]) -> int:
@@ -94,8 +94,8 @@ def click_part(rule: QualityRule, chances: Whole) -> Whole:
     """
     if not rule.conversion_worth or chances.shape[1] < 2:
         return np.zeros(len(chances), np.int64)
-    bought = chances[:, 0] * chances[:, 1] // MICRO
-    return np.asarray(1000 * millionths(rule.conversion_worth) * bought // MICRO)
+    clicked = 1000 * millionths(rule.conversion_worth) * chances[:, 0] // MICRO
+    return np.asarray(clicked * chances[:, 1] // MICRO)
 
 
 def long_term(rule: QualityRule, chances: Whole, dismissals: Whole, repeats: Whole) -> Whole:

@@ -59,10 +59,10 @@ def off_policy(
             raise click.UsageError("--reverse belongs to --data open-bandit")
         logged = decision_log.decode(_read(log), log.name)
     else:
-        ran, other = ("bts", "random") if reverse else ("random", "bts")
+        policies: tuple[open_bandit.Policy, open_bandit.Policy] = ("bts", "random") if reverse else ("random", "bts")
         folder = locate(data_dir)
-        behaviour, target = (open_bandit.load(folder, policy, part) for policy in (ran, other))
-        logged, truth = open_bandit.logged(behaviour, target, other), float(target.click.mean())
+        behaviour, target = (open_bandit.load(folder, policy, part) for policy in policies)
+        logged, truth = open_bandit.logged(behaviour, target, policies[1]), float(target.click.mean())
         click.echo(f"note: {open_bandit.THANKS}", err=True)
     cut = inf if clip is None else clip
     found = evaluate(logged, clip=cut, least_size=least_size, largest_weight=largest_weight)

@@ -82,6 +82,6 @@ def _values(market: Market, ads: npt.NDArray[np.integer], chances: Whole) -> Who
     heads = np.array([PRICINGS.index(name) for name in ("cpc", "cpa")])
     kind = market.pricing[campaign]
     clicked = 1000 * price * chances[:, 0] // MICRO
-    # One division by 10**12 as in the auction: rounding down twice gives the same whole number.
+    # The auction divides once, by 10**12, which 64 bits do not hold; dividing twice is a micro-unit less at most.
     bought = 1000 * price * chances[:, 0] // MICRO * chances[:, 1] // MICRO
-    return np.where(kind == heads[0], clicked, np.where(kind == heads[1], bought, price))
+    return np.asarray(np.where(kind == heads[0], clicked, np.where(kind == heads[1], bought, price)))
