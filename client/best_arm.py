@@ -6,7 +6,7 @@ of one arm share one offset, so they rise and fall together; arms are independen
 The probability that arm a is the best is the integral of the product of the other arms' distribution functions with
 respect to its own. It is taken over one common set of amounts: for every candidate those at evenly spaced
 quantiles of its own, and those where two candidates of one arm change places. However unlike the arms are, no
-distribution function then moves much from one amount to the next. Between two amounts, each is taken as straight.
+distribution function then moves much from one amount to the next, and the trapezoidal rule between them will do.
 
 ====================================  =====================================================================
 case                                  what happens
@@ -14,7 +14,7 @@ case                                  what happens
 nothing is uncertain                  the most valuable has 1, ties fall to the first
 a fixed amount among uncertain ones   has the probability that none of them is above it
 two candidates of one arm             the one above wins on each stretch; equal ones fall to the first
-one of its arm is never behind it      has 0
+never above another of its arm         has 0
 ====================================  =====================================================================
 
 Source: Thompson 1933, Biometrika 25 (probability matching); Agrawal and Goyal 2012, arXiv:1111.1797.
@@ -33,13 +33,13 @@ Floats = npt.NDArray[np.float64]
 REACH = 6.0
 """Standard deviations on either side; beyond lies 2e-9."""
 
-AMOUNTS = 160
+AMOUNTS = 240
 """Amounts at which distribution functions are evaluated, for all candidates together."""
 
 _STEPS = 256
 _NORMAL = np.array([(1.0 + erf(place / _STEPS / sqrt(2.0))) / 2.0 for place in range(-8 * _STEPS, 8 * _STEPS + 2)])
 _RISE = np.diff(_NORMAL)
-_TINY = 2.0**-60
+_TINY = 1e-150
 
 
 def best_probabilities(
@@ -76,8 +76,10 @@ def best_probabilities(
     grid = np.sort(np.concatenate([amounts, crossed]) if crossed else amounts)
     if first >= 0:
         grid = np.concatenate([[floor], grid[grid > floor]])
-    share = np.minimum(np.maximum((grid - low) / high, _TINY), 1.0 - 2.0**-53)
-    apart = np.minimum(np.maximum((np.log(share / (1.0 - share)) - base) / width, -8.0), 8.0)
+    above = grid - low
+    odds = np.maximum(above, _TINY) / np.maximum(high - above, _TINY)
+    slope = _STEPS / width
+    apart = np.minimum(np.maximum(np.log(odds) * slope + (8 * _STEPS - base * slope), 0.0), 16.0 * _STEPS)
     alone = len(runs) == len(order)
     ends = list(accumulate(map(len, runs)))
     parts = [] if alone else [apart[end - len(run) : end] for run, end in zip(runs, ends, strict=True)]
@@ -119,18 +121,20 @@ def _undominated(
     return list(runs.values())
 
 
-def _normal(z: Floats, out: Floats) -> None:
-    """The normal distribution function for z in -8 ... 8, to 5e-7: straight lines through exact points."""
-    place = (z + 8.0) * _STEPS
+def _normal(place: Floats, out: Floats) -> None:
+    """The normal distribution function, to 5e-7: straight lines through exact points.
+
+    Args:
+        place: steps above -8 standard deviations, 0 ... 16 * _STEPS.
+        out: of the same shape.
+    """
     whole = place.astype(np.intp)
     np.multiply(place - whole, _RISE[whole], out=out)
     out += _NORMAL[whole]
 
 
 def _gains(below: Floats) -> Floats:
-    """What each arm gains on each stretch: its own rise times the product of the others, by Simpson's rule.
-
-    That is exact for up to four arms whose distribution functions are straight on the stretch.
+    """What each arm gains on each stretch: its own rise, times the product of the others (mean of both ends).
 
     Args:
         below: (arms, amounts) distribution functions.
@@ -139,30 +143,36 @@ def _gains(below: Floats) -> Floats:
         Shape (arms, amounts - 1).
     """
     arms, amounts = below.shape
+    gains = below[:, 1:] - below[:, :-1]
     if arms == 1:
-        return below[:, 1:] - below[:, :-1]
-    every = np.empty((arms, 2 * amounts - 1))
-    every[:, :amounts] = below
-    np.add(below[:, 1:], below[:, :-1], out=every[:, amounts:])
-    every[:, amounts:] /= 2.0
-    # No division by a row, since it may be 0; and a loop, since accumulating along rows is slower.
-    others = np.empty_like(every)
-    others[0] = 1.0
-    for row in range(1, arms):
-        np.multiply(others[row - 1], every[row - 1], out=others[row])
-    after = every[-1].copy()
-    for row in range(arms - 2, -1, -1):
-        others[row] *= after
-        after *= every[row]
-    ends, middle = others[:, :amounts], others[:, amounts:]
-    return np.asarray((below[:, 1:] - below[:, :-1]) * (ends[:, :-1] + 4.0 * middle + ends[:, 1:]) / 6.0)
+        return gains
+    # Rows of ones make the number of arms a power of two.
+    every = np.ones((1 << (arms - 1).bit_length(), amounts))
+    every[:arms] = below
+    others = _others(every)[:arms]
+    gains *= (others[:, :-1] + others[:, 1:]) / 2.0
+    return gains
+
+
+def _others(every: Floats) -> Floats:
+    """Product of all rows but each one's own; without division, since a row may be 0.
+
+    Args:
+        every: (rows, columns), rows a power of two above 1.
+    """
+    rows, columns = every.shape
+    if rows == 2:
+        return every[::-1]
+    pairs = every.reshape(rows // 2, 2, columns)
+    beyond = _others(pairs[:, 0] * pairs[:, 1])
+    return (pairs[:, ::-1] * beyond[:, None]).reshape(rows, columns)
 
 
 def _shared(part: Floats, gain: Floats, open_below: bool) -> Floats:
     """What each candidate of one arm gets: on each stretch, the one above the others takes the arm's gain.
 
     Args:
-        part: (candidates, amounts) offsets with which each reaches each amount; the smallest is above.
+        part: (candidates, amounts) offsets, in steps, with which each reaches each amount; the smallest is above.
         gain: of the arm on each stretch; the last one lies beyond the last amount.
         open_below: whether the first one lies before the first amount.
     """
