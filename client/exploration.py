@@ -12,8 +12,8 @@ Formal guarantees, of `thompson` and `epsilon`, for K candidates at or above the
 * no candidate below the floor is drawn, and none behind the first `candidates`.
 
 How close `thompson` is to Thompson sampling is a matter of quadrature: see `client.best_arm`; on random markets with 8
-candidates the largest error was 0.0013, the median one below 0.0003. It is no error of a propensity: what is stored is what
-was drawn with.
+candidates the largest error was 0.0013, the median one below 0.0003. It is no error of a propensity: what is stored is
+what was drawn with.
 
 ====================================================  ===========================================
 case                                                  answer

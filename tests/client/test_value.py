@@ -110,6 +110,13 @@ def test_no_price_is_above_the_value_or_below_the_floor(value, term, rival, data
     assert floor <= price(value, value + term, [rival], floor, 2) <= value
 
 
+def test_a_term_above_0_makes_an_ad_cheaper_and_one_below_0_dearer():
+    assert price(5_000_000, 6_000_000, [4_500_000], 0, 2) == 3_510_000
+    assert price(5_000_000, 4_000_000, [3_500_000], 0, 2) == 4_510_000
+    assert price(5_000_000, 6_000_000, [], 100, 2) == 100
+    assert price(5_000_000, 6_000_000, [4_500_000], 0, 1) == 5_000_000
+
+
 def test_an_unknown_auction_is_a_programmers_mistake():
     with pytest.raises(ValueError, match="auction type 3"):
         price(1, 1, [], 0, 3)
