@@ -71,9 +71,9 @@ class Candidates(NamedTuple):
         value: (n,) int64, micro-units per thousand impressions: what is held against the floor.
         worth: (n,) int64, what they are ranked by: `value` and the long-term term; falling.
         moving: (n,) int64, the part of `worth` that is proportional to P(click); 0 for `cpm`.
-        chance: (n,) float64, P(click) by the model.
+        chance: (n,) float64, P(click) that `worth` was computed with.
         arm: (n,) int64, equal numbers share one offset, as `Posterior.beliefs` gives.
-        mean: (n,) float64, expected offset of the click logit.
+        mean: (n,) float64, expected offset of the click logit that is not yet in `chance`; 0 where it is.
         variance: (n,) float64, of that offset; the same for candidates of one arm.
     """
 
