@@ -34,6 +34,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "publish": ("cli_update", "Write a folder that any web server can serve as an update server."),
     "update": ("cli_update", "Look for a newer bundle, as a device does."),
     "delta": ("cli_update", "Write what turns one bundle into another."),
+    "off-policy": ("cli_off_policy", "Judge a ranker that never ran, from the log of one that did."),
     "pick": ("cli_ship", "Choose an ad on the device, and say why."),
     "creative": ("cli_creative", "Check creatives with exchangeable parts, and approve their exact bytes."),
     "bundle": ("cli_bundle", "Show what a bundle says of itself, and hold it against the ledger."),
@@ -57,7 +58,9 @@ class Commands(click.Group):
             return None
         module, _ = COMMANDS[cmd_name]
         with _interruptible():
-            command: click.Command = getattr(importlib.import_module(f"sottovoce.simulations.{module}"), cmd_name)
+            command: click.Command = getattr(
+                importlib.import_module(f"sottovoce.simulations.{module}"), cmd_name.replace("-", "_")
+            )
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
