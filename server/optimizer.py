@@ -141,11 +141,7 @@ class PrivateStep:
     @property
     def averaged(self) -> dict[str, Tensor]:
         """Running average of the values by name: the model that ships."""
-        if not self._steps:
-            return self.parameters
-        # The average starts from zero; this removes that bias (Kingma and Ba 2015, section 3).
-        weight = 1.0 - self._averaging**self._steps
-        return {name: value / weight for name, value in self._average.items()}
+        return averaged(self.state())
 
     def step(self, total: Mapping[str, npt.NDArray[np.float64]], reservation: Reservation, source: Source) -> None:
         """Add noise to the sum of updates and move the model; the one place where a round's data is released.
@@ -177,8 +173,13 @@ class PrivateStep:
                 self._average[name].lerp_(parameter, 1.0 - self._averaging)
 
     def state(self) -> dict[str, Tensor]:
-        """All a checkpoint needs: "parameters/NAME", "average/NAME", "moments/NAME/MOMENT", "steps", "kind/KIND"."""
-        flat = {"steps": torch.tensor(self._steps), self._kind: torch.tensor(1)}
+        """All a checkpoint needs, and "bias" to read the model that ships from it: see `averaged`.
+
+        "parameters/NAME", "average/NAME", "moments/NAME/MOMENT", "steps", "kind/KIND".
+        """
+        # What a running average that started from zero still lacks (Kingma and Ba 2015, section 3).
+        bias = torch.tensor(self._averaging**self._steps, dtype=torch.float64)
+        flat = {"steps": torch.tensor(self._steps), self._kind: torch.tensor(1), "bias": bias}
         for name, parameter in self._parameters.items():
             flat[f"parameters/{name}"] = parameter.detach()
             flat[f"average/{name}"] = self._average[name]
@@ -208,6 +209,21 @@ class PrivateStep:
             raise CheckpointError(
                 f"checkpoint does not fit this model: {error}", "resume the run it belongs to"
             ) from None
+
+
+def averaged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The model that ships, from a `PrivateStep.state`: the running average without its bias to zero.
+
+    Args:
+        state: as it was kept; before the first step, the parameters are the model.
+
+    Raises:
+        KeyError: it holds no such model.
+    """
+    weight = 1.0 - float(state["bias"])
+    kind = "average/" if weight else "parameters/"
+    found = {name.removeprefix(kind): value for name, value in state.items() if name.startswith(kind)}
+    return {name: value / weight for name, value in found.items()} if weight else found
 
 
 def _same_shape(value: Tensor, like: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from sottovoce.models.request import random_requests
 from sottovoce.models.stored_scales import stored_scales
 from sottovoce.privacy.errors import DigestError
 from sottovoce.server.checkpoint import decode
+from sottovoce.server.optimizer import averaged
 
 REQUESTS, CANDIDATES = 50, 16
 CLOSE = 1e-6
@@ -54,11 +55,11 @@ def require_made_from(bundle: Bundle, checkpoint: bytes, name: str) -> int:
     state, facts = decode(checkpoint, name)
     if facts.schema_digest != bundle.manifest.schema_digest:
         raise DigestError(f"schema.json is not the schema of {name}", ASK)
-    parameters = {key[len("average/") :]: value for key, value in state.items() if key.startswith("average/")}
     scales = stored_scales(bundle.onnx, bundle.schema.rows)
     stored = {one.name: numpy_helper.to_array(one) for one in onnx.load_from_string(bundle.onnx).graph.initializer}
     one_byte = scales is not None and scales.levels is not None
     try:
+        parameters = averaged(state)
         config = _sizes(parameters)
         width = config.embedding_width
         planes = (stored["codes"].shape[1] - one_byte) // width if width else 1

@@ -85,17 +85,19 @@ def audit(
 
 
 def _training_plan(place: Path | str) -> MechanismPlan | None:
-    """The plan of the newest sum over devices with noise; None where a ledger has none."""
+    """The plan of the newest training with noise, else of another sum over devices; None where a ledger has none."""
     with Ledger.open(place, readonly=True) as ledger:
         plans = list(ledger.book().plans.values())
-    for planned in reversed(plans):
+    found = []
+    for planned in plans:
         try:
             plan = MechanismPlan.read(planned.plan)
         except ConfigError:
             continue
         if plan.digest() == planned.plan_hash and plan.noise_multiplier:
-            return plan
-    return None
+            found.append(plan)
+    trained = [plan for plan in found if plan.purpose == "train"]
+    return next(reversed(trained or found), None)
 
 
 def _about(run: str, folder: RunFolder | None) -> About:

@@ -501,6 +501,16 @@ def test_a_release_keeps_its_keys_private_and_says_where_the_public_one_is(relea
     assert all(gate["passed"] for gate in results["release"]["gates"])
 
 
+def test_a_released_bundle_is_what_its_ledger_paid_for_and_its_checkpoint_quantizes_to(call, released):
+    newest = max((released / "checkpoints").iterdir())
+    key = released / "signing.pub.pem"
+    verify = ("bundle", "verify", released / "bundle.svb", "--key", key, "--ledger", released, "--checkpoint", newest)
+    code, out, err = call(*verify)
+    assert (code, err) == (0, "")
+    assert f"tables are what the weights of {newest.name} quantize to" in out
+    assert "committed the checkpoint" in out
+
+
 def test_resuming_a_released_run_keeps_the_release_in_its_report(call, released, tmp_path):
     path = shutil.copytree(released, tmp_path / "run")
     assert call("simulate", "--resume", path, "--no-baselines")[0] == 0

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from sottovoce.simulations.cli import run
+from sottovoce.simulations.cli_audit import _training_plan
 
 SMALL = ["--devices", "300", "--rounds", "2", "--delta", "1e-3", "--no-baselines"]
 SMALL += ["--set", "data.rows_per_device=8", "--set", "privacy.sampling_rate=0.3"]
@@ -60,3 +61,9 @@ def test_what_the_noise_drowned_is_said_and_still_paid_for(finished, capfd):
     assert "slope" in out or "drowned" in out
     assert run(["measure", str(finished), "calibration"]) == 1
     assert "all 1 planned calibration measurements" in capfd.readouterr().err
+
+
+def test_the_audit_runs_the_mechanism_that_trained_and_not_the_measurement_that_came_last(finished):
+    found = _training_plan(finished / "ledger.db")
+    assert found is not None
+    assert (found.purpose, found.rounds) == ("train", 2)
