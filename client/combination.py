@@ -25,8 +25,8 @@ from sottovoce.client.approval import (
     combination_name,
     statuses,
 )
+from sottovoce.client.brand_rules import CombinationRules, component_findings, spoken_language
 from sottovoce.client.creative import Creative, Parts
-from sottovoce.client.creative_rules import CombinationRules, component_findings, spoken_language
 from sottovoce.client.crowd import most_combinations
 from sottovoce.client.guardrails import Finding, Guardrails
 from sottovoce.client.reasons import Loss

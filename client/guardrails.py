@@ -1,6 +1,6 @@
 """What a brand allows in its own name: its guardrail file, and the codes of what it refuses.
 
-The rules themselves are in `creative_rules`.
+The rules themselves are in `brand_rules`.
 """
 
 from enum import IntEnum

@@ -24,9 +24,9 @@ from sottovoce.client.approval import (
     digest,
     statuses,
 )
+from sottovoce.client.brand_rules import disclosures
 from sottovoce.client.combination import Showable, refusal, showable
 from sottovoce.client.creative import decode_creative
-from sottovoce.client.creative_rules import disclosures
 from sottovoce.client.crowd import most_combinations, odds
 from sottovoce.client.guardrails import Guardrails, decode_guardrails
 from sottovoce.client.signed_approvals import Statement, open_approvals, sign_approvals

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_creative import BRAND, GENERATED, MADE, PLAIN, creative, with_component, with_slot
 
+from sottovoce.client.brand_rules import CombinationRules, component_findings, disclosures
 from sottovoce.client.contrast import contrast
 from sottovoce.client.creative import decode_creative
-from sottovoce.client.creative_rules import CombinationRules, component_findings, disclosures
 from sottovoce.client.guardrails import Disclaimer, Flaw, Guardrails, decode_guardrails
 from sottovoce.privacy.errors import DeviceError
 
