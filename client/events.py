@@ -75,6 +75,10 @@ class EventLog:
         """This log with newer events behind it."""
         return EventLog(self.events + events)
 
+    def since(self, moment: datetime | None) -> "EventLog":
+        """The events from then on; all of them for None."""
+        return self if moment is None else EventLog(tuple(event for event in self.events if event.ts >= moment))
+
 
 _decoder = msgspec.json.Decoder(Event)
 

@@ -7,13 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from sottovoce.client.catalogue import Catalogue, FeatureValue
 from sottovoce.client.events import Event, EventLog
 from sottovoce.client.request import Request
 from sottovoce.client.taxonomy import sensitive
+from sottovoce.models.request import without_twins
 from sottovoce.models.schema import FeatureSchema, Ids
 
+Places = npt.NDArray[np.intp]
 Outcome = Literal["seen", "click", "conversion"]
 _RANK: dict[str, int] = {"seen": 0, "click": 1, "conversion": 2}
 
@@ -94,6 +97,12 @@ class Encoder:
     Args:
         schema: of the model.
         catalogue: whose ads are encoded once, here.
+
+    Attributes:
+        schema: as given.
+        like: (ads,) equal numbers for ads that the model cannot tell apart.
+        device_columns: of the context, what the device is.
+        page_columns: of the context, what the page and moment are.
     """
 
     def __init__(self, schema: FeatureSchema, catalogue: Catalogue) -> None:
@@ -103,6 +112,10 @@ class Encoder:
             schema.encode(feature, [ad.features.get(feature.name) for ad in catalogue.ads]) for feature in schema.ad
         ]
         self._ads = np.stack(columns, 1)
+        self.like: Places = np.zeros(0, np.intp)
+        if len(self._ads):
+            self.like = without_twins(self._ads)[1].astype(np.intp)
+        self._kept = EventLog(), *self._encoded(EventLog())
         self.device_columns = tuple(n for n, feature in enumerate(schema.context) if feature.source == "device")
         self.page_columns = tuple(n for n, feature in enumerate(schema.context) if feature.source == "context")
 
@@ -142,7 +155,12 @@ class Encoder:
         return asked, clicked
 
     def history(self, log: EventLog) -> tuple[Ids, Ids, tuple[Remembered, ...]]:
-        """Events, outcomes, and what they stand for; see `remembered` and `Inputs`."""
+        """Events, outcomes, and what they stand for; see `remembered` and `Inputs`. Kept while the log is the same."""
+        if self._kept[0] is not log:
+            self._kept = log, *self._encoded(log)
+        return self._kept[1:]
+
+    def _encoded(self, log: EventLog) -> tuple[Ids, Ids, tuple[Remembered, ...]]:
         length = self.schema.history_length
         past = remembered(log, self._catalogue, length)
         return *self._events(past, length), past
@@ -167,6 +185,6 @@ class Encoder:
             return self._ads[place, : len(fields)]
         return self.schema.encode_one(fields, event.features)
 
-    def ads(self, places: list[int]) -> Ids:
+    def ads(self, places: Places) -> Ids:
         """The encoded ads at these positions of the catalogue, shape (len(places), ad features)."""
         return self._ads[places]

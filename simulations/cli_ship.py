@@ -199,7 +199,7 @@ def pick(
     )
     explanation = why(decision)
     if json_output:
-        print_json({"decision": decision, "explanation": explanation})
+        print_json({"decision": decision.in_full(), "explanation": explanation})
         return
     _show(decision, explanation)
 

@@ -14,14 +14,15 @@ from sottovoce.client.catalogue import Cap
 from sottovoce.client.consent import Consent
 from sottovoce.client.events import Event, EventLog
 from sottovoce.client.picker import Picker
+from sottovoce.client.policy import PickerPolicy
 from sottovoce.client.reasons import Loss, NoBid
 from sottovoce.client.request import Banner, DeviceFlags, Imp, Publisher, Regs
 
 CLICKS = EventLog((event("impression", 3, 120), event("click", 3, 110), event("impression", 1, 60)))
 
 
-def pick(market, scorer, log=CLICKS, consent=ALLOWED, now=NOW, **changes):
-    return Picker(SCHEMA, scorer, market).pick(page(**changes), log, consent, now)
+def pick(market, scorer, log=CLICKS, consent=ALLOWED, now=NOW, policy=None, **changes):
+    return Picker(SCHEMA, scorer, market, policy=policy).pick(page(**changes), log, consent, now)
 
 
 def test_the_ad_with_the_best_value_wins_and_everyone_else_has_a_reason():
@@ -103,13 +104,13 @@ logs = st.lists(
 @settings(max_examples=50)
 @given(logs)
 def test_without_consent_the_model_sees_nothing_of_the_person_whatever_the_log(log):
-    scorer = Recorder(history=0.5, device=0.2)
-    decision = pick(market(5), scorer, log, ANONYMOUS)
+    scorer, no_limits = Recorder(history=0.5, device=0.2), PickerPolicy(cool_downs=())
+    decision = pick(market(5), scorer, log, ANONYMOUS, policy=no_limits)
     for context, events, outcomes in scorer.given:
         assert not events.any()
         assert not outcomes.any()
         assert context[0, 0] == 0
-    nothing = pick(market(5), Rule(history=0.5, device=0.2), EventLog(), ANONYMOUS)
+    nothing = pick(market(5), Rule(history=0.5, device=0.2), EventLog(), ANONYMOUS, policy=no_limits)
     assert decision.winner == nothing.winner
     assert decision.losers == nothing.losers
     assert decision.mode == "contextual"
@@ -166,7 +167,8 @@ def test_ties_fall_to_the_smaller_crid_and_the_answer_repeats():
 
 
 def test_a_decision_is_plain_data_and_a_moment_without_zone_is_a_wrong_call():
-    data = msgspec.json.decode(msgspec.json.encode(pick(market(3), Rule())))
+    decision = pick(market(3), Rule())
+    data = msgspec.json.decode(msgspec.json.encode(decision.in_full()))
     assert data["winner"]["crid"] == "a2"
     assert data["losers"][0]["reason"] == 102
     with pytest.raises(ValueError, match="time zone"):
@@ -215,8 +217,9 @@ def test_every_request_is_answered_whatever_is_broken(log, way, allowed, size, y
 
 
 RUNTIME = (
-    "auction caps catalogue consent decision eligibility events explanation features gpp personal personal_scorer "
-    "picker reasons request rotation scorer taxonomy"
+    "auction caps catalogue columns consent controls creative_rules decision eligibility events explanation features "
+    "gpp limits offers pace personal personal_scorer picker policy reasons request rotation runtimes sale scorer "
+    "screening situation taxonomy workings"
 )
 
 
