@@ -17,6 +17,9 @@ from sottovoce.models.schema import Ids
 from sottovoce.privacy.errors import DeviceError
 
 _SIGNATURE = "rank_"
+_CALL = 16
+"""A call by itself takes about as long as scoring so many candidates."""
+
 _RELEASE = "load the last bundle that worked"
 
 
@@ -144,11 +147,12 @@ class LiteRTScorer:
     def _count(self, left: int) -> int:
         """How many of the candidates that are left go into the next call.
 
-        All, when the padding is at most half of them; else as many as fill a signature.
+        All, when the padding is small: at most half of them, or what a call costs by itself; else as many as fill the
+        largest signature that they fill.
         """
         above = next((size for size in self._calls if size >= left), None)
         below = max((size for size in self._calls if size <= left), default=None)
-        if below is None or (above is not None and 2 * above <= 3 * left):
+        if below is None or (above is not None and above - left <= max(left // 2, _CALL)):
             return left
         return below
 
