@@ -60,6 +60,7 @@ def broken_limits(market, policy, place, log, winner, now):
     own = market.campaign[winner.cid]
 
     def alike(level, one):
+        """Per name that the limit counts, whether the event counts; no names for a campaign without categories."""
         theirs = market.campaign[one.cid]
         return {
             "creative": [one.crid == winner.crid],
@@ -70,7 +71,8 @@ def broken_limits(market, policy, place, log, winner, now):
 
     for cap in own.caps:
         rows = [alike(cap.level, one) for one in recent(cap.window_s, cap.event)]
-        if any(sum(column) >= cap.max for column in zip(*rows, strict=True)) or cap.max == 0:
+        names = len(own.cat) if cap.level == "category" else 1
+        if any(sum(row[name] for row in rows) >= cap.max for name in range(names)):
             yield cap
     for rest in policy.cool_downs:
         if sum(alike(rest.level, one)[0] for one in recent(rest.window_s, rest.after)) >= rest.times:
