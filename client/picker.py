@@ -34,8 +34,9 @@ from sottovoce.client.rotation import in_turn
 from sottovoce.client.sale import offered, sold
 from sottovoce.client.scorer import Scorer, ask
 from sottovoce.client.screening import screened
+from sottovoce.client.serving import serving
 from sottovoce.client.situation import Situation
-from sottovoce.client.taxonomy import named, sensitive
+from sottovoce.client.taxonomy import named
 from sottovoce.client.workings import Asked, PickWorkings
 from sottovoce.models.schema import FeatureSchema
 from sottovoce.privacy.errors import DeviceError
@@ -276,19 +277,3 @@ class Picker:
                 asked=choice.asked,
             )
         )
-
-
-def serving(request: Request, consent: Consent, controls: Controls | None = None) -> tuple[Mode, str]:
-    """What may choose the ad, and why: the person's history, the page alone, or nothing."""
-    if not consent.serve_contextual:
-        return "none", "; ".join(consent.notes)
-    if not consent.serve_personalised:
-        return "contextual", "; ".join(consent.notes)
-    if controls is not None and controls.paused:
-        return "contextual", "the person paused personalisation"
-    if request.restriction:
-        return "contextual", request.restriction
-    for category, cattax in sorted(request.publisher.categories):
-        if sensitive((category,), cattax):
-            return "contextual", f"the page's category {category} (cattax {cattax}) is sensitive or unknown"
-    return "personalised", "; ".join(consent.notes)

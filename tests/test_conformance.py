@@ -386,7 +386,7 @@ MISTAKES = {
     "ties by UTF-16 units": (__name__, "sell", by_utf16, "decisions", "auctions"),
     "no cent above the second value": ("client.auction", "INCREMENT", 0, "decisions", "auctions"),
     "no sensitive ads": ("client.columns", "sensitive", lambda *_: "", "decisions", "decisions"),
-    "sensitive pages are personalised": ("client.picker", "sensitive", lambda *_: "", "decisions", "decisions"),
+    "sensitive pages are personalised": ("client.serving", "sensitive", lambda *_: "", "decisions", "decisions"),
     "ads in the order of the catalogue": (
         "client.rotation", "sorted", lambda places, key: list(places), "decisions", "decisions",
     ),

@@ -224,7 +224,7 @@ def test_every_request_is_answered_whatever_is_broken(log, way, allowed, size, y
 RUNTIME = (
     "auction caps catalogue columns consent controls creative_rules decision eligibility events explanation features "
     "gpp limits offers pace personal personal_scorer picker policy reasons request rotation runtimes sale scorer "
-    "screening situation taxonomy workings"
+    "screening serving situation taxonomy workings"
 )
 
 
