@@ -1,4 +1,8 @@
-"""Frequency caps: at most so many events in a rolling window, for a creative, campaign, advertiser or category.
+"""Frequency caps, cool-downs and distance from competitors: what the event log forbids, written to be read.
+
+A cap: at most so many events in a rolling window, for a creative, campaign, advertiser or category. A cool-down of the
+app is the same, for every campaign. An ad keeps its distance from the impressions of competitors that it names.
+`limits` answers for a whole catalogue at once, and never otherwise.
 
 There is one count for every path, taken from the event log alone, so that caps hold across restarts and formats.
 Only the named event counts. An event exactly `window_s` ago no longer counts. An event later than now (the clock was
@@ -13,18 +17,22 @@ from collections import defaultdict
 from datetime import datetime
 
 from sottovoce.client.catalogue import Ad, Campaign, Cap, Catalogue, EventName, Level
-from sottovoce.client.eligibility import Refusal
+from sottovoce.client.eligibility import below
 from sottovoce.client.events import EventLog, micros
+from sottovoce.client.policy import CoolDown
 from sottovoce.client.reasons import Loss
+from sottovoce.client.situation import Refusal
 
 _SECOND = 1_000_000
 
-_REASON = {
+REASONS: dict[Level, Loss] = {
     "creative": Loss.CAPPED_CREATIVE,
     "campaign": Loss.CAPPED_CAMPAIGN,
     "advertiser": Loss.CAPPED_ADVERTISER,
     "category": Loss.CAPPED_CATEGORY,
 }
+
+_MANY = {"impression": "impressions", "click": "clicks", "conversion": "conversions", "dismiss": "dismissals"}
 
 
 class Counts:
@@ -34,14 +42,23 @@ class Counts:
         log: events of this device.
         catalogue: names campaigns, advertisers and categories, and the caps that will be asked about.
         now: the moment to count back from.
+        cool_downs: of the app.
     """
 
-    def __init__(self, log: EventLog, catalogue: Catalogue, now: datetime) -> None:
+    def __init__(
+        self, log: EventLog, catalogue: Catalogue, now: datetime, cool_downs: tuple[CoolDown, ...] = ()
+    ) -> None:
         self._now = micros(now)
+        self._cool_downs = tuple(cap_of(one) for one in cool_downs)
+        self._shown = tuple(
+            (moment, catalogue.campaign[event.cid])
+            for event, moment in zip(log.events, log.micros, strict=True)
+            if event.event == "impression" and event.cid in catalogue.campaign
+        )
         wanted: dict[EventName, set[Level]] = defaultdict(set)
         longest = 0
         for campaign in catalogue.campaigns:
-            for cap in campaign.caps:
+            for cap in (*campaign.caps, *self._cool_downs):
                 wanted[cap.event].add(cap.level)
                 longest = max(longest, cap.window_s)
         since = self._now - longest * _SECOND
@@ -63,20 +80,37 @@ class Counts:
         return len(moments) - bisect_right(moments, self._now - cap.window_s * _SECOND)
 
     def refusal(self, ad: Ad, campaign: Campaign) -> Refusal | None:
-        """The first cap of the campaign that one more impression of the ad would break, or None.
+        """What forbids one more impression of the ad, or None: caps, then cool-downs, then competitors.
 
         A cap at category level holds for each of the campaign's categories.
         """
         for cap in campaign.caps:
-            for name in _names(cap.level, ad.crid, campaign.cid, campaign):
-                count = self.within(cap, name)
-                if count >= cap.max:
-                    return Refusal(
-                        _REASON[cap.level],
-                        "cap",
-                        f"{cap.level} {name}: {count} of at most {cap.max} {cap.event}s in {cap.window_s} s",
-                    )
+            if found := self._reached(cap, ad, campaign):
+                return Refusal(REASONS[cap.level], "cap", found)
+        for cap in self._cool_downs:
+            if found := self._reached(cap, ad, campaign):
+                return Refusal(Loss.COOLING_DOWN, "cool_down", found)
+        avoided = campaign.competitors
+        for moment, other in self._shown:
+            if other.seat == campaign.seat or moment <= self._now - avoided.within_s * _SECOND or not avoided.within_s:
+                continue
+            near = any(below(domain, rival) for domain in other.adomain for rival in avoided.adomain)
+            if near or set(other.cat) & set(avoided.cat):
+                return Refusal(Loss.COMPETITOR_BEFORE, "distance", f"{other.seat} within {avoided.within_s} s")
         return None
+
+    def _reached(self, cap: Cap, ad: Ad, campaign: Campaign) -> str:
+        """What the cap counts where it is reached, else the empty string."""
+        for name in _names(cap.level, ad.crid, campaign.cid, campaign):
+            count = self.within(cap, name)
+            if count >= cap.max:
+                return f"{cap.level} {name}: {count} of at most {cap.max} {_MANY[cap.event]} in {cap.window_s} s"
+        return ""
+
+
+def cap_of(cool_down: CoolDown) -> Cap:
+    """The cap that a cool-down amounts to."""
+    return Cap(cool_down.level, cool_down.after, cool_down.times, cool_down.window_s)
 
 
 def _names(level: Level, crid: str, cid: str, campaign: Campaign | None) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ Nothing is ever requested because of a person's interests, so the whole catalogu
 Names follow OpenRTB 2.6 and AdCOM (`cid`, `crid`, `adomain`, `mtype`, `cattax`).
 """
 
+import hashlib
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cached_property
@@ -53,6 +54,20 @@ class DayPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     end_minute: Annotated[int, Meta(ge=1, le=1440)]
 
 
+class Competitors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whom an advertiser will not stand beside nor come right after; its own ads are never meant.
+
+    Attributes:
+        adomain: their domains; those below one are meant too.
+        cat: their categories, in the catalogue's `cattax`.
+        within_s: least seconds after an impression of theirs; 0 looks at the page only.
+    """
+
+    adomain: Annotated[tuple[Id, ...], Meta(max_length=64)] = ()
+    cat: Annotated[tuple[Id, ...], Meta(max_length=64)] = ()
+    within_s: Annotated[int, Meta(ge=0, le=LONGEST_WINDOW_S)] = 0
+
+
 class Campaign(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an advertiser pays for, and when and how often its ads may appear.
 
@@ -62,13 +77,14 @@ class Campaign(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         adomain: the advertiser's domains, compared with `badv`.
         cat: categories in the catalogue's `cattax`.
         price: offered amount, in the catalogue's currency: per thousand impressions (`cpm`), per click (`cpc`) or per
-            conversion (`cpa`).
+            conversion (`cpa`). 0 makes it a house campaign, shown only where nobody who pays fits.
         pricing: which of the three.
         start: first moment of the flight.
         end: first moment after it.
         dayparts: empty means always.
         caps: frequency caps, all of which must hold.
         throttle: share of requests the campaign takes part in, 0 ... 1.
+        competitors: whose neighbourhood it avoids.
     """
 
     cid: Id
@@ -82,6 +98,7 @@ class Campaign(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dayparts: Annotated[tuple[DayPart, ...], Meta(max_length=64)] = ()
     caps: Annotated[tuple[Cap, ...], Meta(max_length=MAX_CAPS)] = ()
     throttle: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    competitors: Competitors = Competitors()
 
     def __post_init__(self) -> None:
         """Refuse a flight or a day-part that ends before it starts."""
@@ -107,6 +124,8 @@ class Ad(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         language: BCP 47 tag; empty suits every page.
         attr: creative attributes (AdCOM), compared with `battr`.
         audit: 1 pending, 2 pre-approved, 3 approved, 4 denied, 5 changed, 6 expired.
+        secure: 1 when all its markup and assets are secure; 0 is not known to be.
+        mrating: media rating (AdCOM): 1 all audiences, 2 over 12, 3 mature; 0 is not rated.
         title: shown text.
         sponsored: who the ad speaks for.
         features: model features by name.
@@ -120,6 +139,8 @@ class Ad(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     language: Annotated[str, Meta(max_length=35)] = ""
     attr: Annotated[tuple[int, ...], Meta(max_length=64)] = ()
     audit: Annotated[int, Meta(ge=1, le=6)] = 1
+    secure: Annotated[int, Meta(ge=0, le=1)] = 0
+    mrating: Annotated[int, Meta(ge=0, le=3)] = 0
     title: Text = ""
     sponsored: Text = ""
     features: dict[str, FeatureValue] = {}
@@ -173,21 +194,9 @@ class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tr
         return {ad.crid: number for number, ad in enumerate(self.ads)}
 
     @cached_property
-    def forms(self) -> tuple[tuple[Ad, ...], tuple[int, ...]]:
-        """One ad for each distinct form, and the number of the form of each ad.
-
-        Ads of one form agree in everything the rules about creatives look at, so a rule runs once per form.
-        """
-        numbers: dict[tuple[object, ...], int] = {}
-        first: list[Ad] = []
-        form: list[int] = []
-        for ad in self.ads:
-            key = (ad.mtype, ad.w, ad.h, ad.language, ad.attr, ad.audit)
-            if key not in numbers:
-                numbers[key] = len(first)
-                first.append(ad)
-            form.append(numbers[key])
-        return tuple(first), tuple(form)
+    def digest(self) -> str:
+        """SHA-256 of the catalogue as JSON, in hexadecimal."""
+        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()
 
 
 _decoder = msgspec.json.Decoder(Catalogue)

@@ -60,7 +60,7 @@ class Controls(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
         muted_seats: advertisers, likewise.
         muted_categories: categories, likewise.
         paused: nothing is personalised and nothing is learned.
-        since: earlier events serve frequency caps only; None when nothing was ever reset.
+        since: earlier events serve frequency caps and turns only; None when nothing was ever reset.
         interests: edited ones, each category once; `never` is as good as muted.
     """
 
@@ -91,6 +91,10 @@ class Controls(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
         """Muted categories, with those of which the person wants nothing."""
         never = (interest.category for interest in self.interests if interest.wish == "never")
         return frozenset(self.muted_categories).union(never)
+
+    def never(self, cattax: int) -> frozenset[str]:
+        """Muted categories of one taxonomy."""
+        return frozenset(category for category, taxonomy in self.categories if taxonomy == cattax)
 
     def muted(self, crid: str, seat: str, categories: tuple[str, ...], cattax: int) -> Muted | None:
         """What of an ad is muted, the narrowest first, or None.

@@ -1,15 +1,21 @@
-"""One answer of the picker, complete enough to be read, stored and explained later without the model."""
+"""One answer of the picker: small enough to be kept, complete enough to be made again.
+
+What every other ad lost by, and what each signal did, is worked out when somebody asks for it. A decision read back
+from a file no longer has what that takes: pick again with what `used` names.
+"""
 
 from datetime import datetime
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal, Protocol
 
 import msgspec
 
 from sottovoce.client.consent import Consent
 from sottovoce.client.reasons import Loss, NoBid
+from sottovoce.privacy.errors import DeviceError
 
 Mode = Literal["personalised", "contextual", "none"]
-Level = Literal["model", "rotation", "none"]
+Level = Literal["model", "rotation", "house", "none"]
 
 
 class Winner(msgspec.Struct, frozen=True):
@@ -99,7 +105,33 @@ class Evidence(msgspec.Struct, frozen=True):
     publisher: str = ""
 
 
-class Decision(msgspec.Struct, frozen=True):
+class Used(msgspec.Struct, frozen=True):
+    """What a decision was made from, besides the request.
+
+    Attributes:
+        catalogue: SHA-256 of the catalogue as JSON.
+        model: what the caller calls the model; empty when there was none.
+        events: how many events of the log were read.
+    """
+
+    catalogue: str
+    model: str
+    events: int
+
+
+class Workings(Protocol):
+    """What it takes to say more about a decision."""
+
+    def losers(self) -> tuple[Loser, ...]:
+        """Every other ad of the catalogue: scored ones first, best first."""
+        ...
+
+    def evidence(self) -> Evidence:
+        """Facts for the explanation."""
+        ...
+
+
+class Decision(msgspec.Struct, frozen=True, dict=True):
     """The answer to one request.
 
     Attributes:
@@ -111,11 +143,15 @@ class Decision(msgspec.Struct, frozen=True):
         nbr_words: the same in words.
         mode: what was allowed to choose.
         mode_words: why.
-        fallback: `model` when the model chose; `rotation` when it failed and the ads took turns; `none` without an ad.
+        fallback: `model` when the model chose; `rotation` when it failed and the ads took turns; `house` when nobody
+            who pays fitted; `none` without an ad.
         fault: what was wrong with the model, empty when nothing was.
         consent: the gates as they were given.
-        losers: every other ad of the catalogue: scored ones first, best first.
-        evidence: for the explanation.
+        draw: the random number that exploration was given.
+        propensity: chance that this ad was chosen, over all draws; 1 without exploration, 0 without an ad.
+        considered: the ads that exploration drew from, each with its chance; empty without exploration.
+        reasons: how many ads lost by each code.
+        used: what it was made from.
     """
 
     request: str
@@ -129,5 +165,50 @@ class Decision(msgspec.Struct, frozen=True):
     fallback: Level
     fault: str
     consent: Consent
-    losers: tuple[Loser, ...]
-    evidence: Evidence
+    draw: float
+    propensity: float
+    considered: tuple[tuple[str, float], ...]
+    reasons: dict[int, int]
+    used: Used
+
+    def explained_by(self, workings: Workings) -> "Decision":
+        """This decision, able to say more."""
+        self.__dict__["_workings"] = workings
+        return self
+
+    @cached_property
+    def losers(self) -> tuple[Loser, ...]:
+        """Every other ad of the catalogue: scored ones first, best first.
+
+        Raises:
+            DeviceError: the decision was read back.
+        """
+        return self._asked().losers()
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """Facts for the explanation; the model is asked again.
+
+        Raises:
+            DeviceError: the decision was read back.
+        """
+        return self._asked().evidence()
+
+    def in_full(self) -> dict[str, Any]:
+        """The decision with losers and evidence, as plain data.
+
+        Raises:
+            DeviceError: the decision was read back.
+        """
+        more = {"losers": self.losers, "evidence": self.evidence}
+        plain: dict[str, Any] = msgspec.to_builtins(more)
+        return {**msgspec.to_builtins(self), **plain}
+
+    def _asked(self) -> Workings:
+        workings: Workings | None = self.__dict__.get("_workings")
+        if workings is None:
+            raise DeviceError(
+                f"the decision about request {self.request!r} was read back and holds no more than is written in it",
+                "pick again with the same request, log, catalogue, model and draw",
+            )
+        return workings

@@ -1,94 +1,24 @@
-"""Which ads may be shown here and now: one small rule per reason.
+"""Which ads may be shown here and now: one small rule per reason, written to be read.
 
-Rules about the creative come first, then rules about the campaign, each in the order of its table; the first rule that
-refuses an ad gives the reason. Frequency caps are counted in `caps`, because they need the event log.
+Rules about the creative come first, then rules about the campaign, each in the order of its table, then the person's
+mutes of single ads; the first rule that refuses an ad gives the reason. Frequency caps are counted in `caps`, because
+they need the event log. A request asks these rules about one ad at a time only to tell a reason; `screening` answers
+for a whole catalogue at once, and never otherwise than they do.
 """
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
-from typing import NamedTuple
 
-from sottovoce.client.catalogue import Ad, Campaign, Catalogue
-from sottovoce.client.decision import Loser
+from sottovoce.client.catalogue import Ad, Campaign
+from sottovoce.client.creative_rules import CREATIVE_RULES
 from sottovoce.client.reasons import Loss
-from sottovoce.client.request import Banner, Request
+from sottovoce.client.situation import Refusal, Situation
 from sottovoce.client.taxonomy import sensitive
 
 
-class Refusal(NamedTuple):
-    """Why an ad is out: the code, the rule that said so, and what it saw."""
-
-    reason: Loss
-    rule: str
-    detail: str
-
-
-def refused(crid: str, refusal: Refusal) -> Loser:
-    """The ad with its reason, for the decision."""
-    return Loser(crid, refusal.reason, refusal.reason.words, refusal.rule, refusal.detail)
-
-
-@dataclass(frozen=True, slots=True)
-class Situation:
-    """What the rules look at besides the ad.
-
-    Attributes:
-        request: what the page asks for.
-        now: with its time zone; day-parts are read in that zone, so pass the device's local time.
-        personalised: the ad is chosen with the person's history.
-        cur: the catalogue's currency.
-        cattax: the catalogue's taxonomy.
-    """
-
-    request: Request
-    now: datetime
-    personalised: bool
-    cur: str
-    cattax: int
-
-
-def audit(ad: Ad, at: Situation) -> Refusal | None:  # noqa: ARG001
-    """Only creatives that are pre-approved (2) or approved (3)."""
-    if ad.audit in (2, 3):
-        return None
-    pending = ad.audit in (1, 5)
-    return Refusal(Loss.AUDIT_PENDING if pending else Loss.AUDIT_REFUSED, "audit", f"audit status {ad.audit}")
-
-
-def markup(ad: Ad, at: Situation) -> Refusal | None:
-    """The place takes this kind of markup."""
-    if at.request.place.slot(ad.mtype) is not None:
-        return None
-    return Refusal(Loss.FORMAT, "markup", f"mtype {ad.mtype} is not asked for")
-
-
-def size(ad: Ad, at: Situation) -> Refusal | None:
-    """A banner has one of the sizes of the place; other formats scale."""
-    slot = at.request.place.slot(ad.mtype)
-    if not isinstance(slot, Banner) or not slot.sizes or (ad.w, ad.h) in slot.sizes:
-        return None
-    return Refusal(Loss.SIZE, "size", f"{ad.w}x{ad.h}, the place takes " + ", ".join(_sizes(slot)))
-
-
-def _sizes(banner: Banner) -> list[str]:
-    return [f"{w}x{h}" for w, h in sorted(banner.sizes)]
-
-
-def language(ad: Ad, at: Situation) -> Refusal | None:
-    """The page takes the ad's language, compared by its first subtag ("en" suits "en-GB")."""
-    wanted = {tag.lower().split("-")[0] for tag in at.request.wlang}
-    if not wanted or not ad.language or ad.language.lower().split("-")[0] in wanted:
-        return None
-    return Refusal(Loss.LANGUAGE, "language", f"{ad.language}, the page takes {', '.join(sorted(wanted))}")
-
-
-def attribute(ad: Ad, at: Situation) -> Refusal | None:
-    """None of the ad's creative attributes is blocked."""
-    slot = at.request.place.slot(ad.mtype)
-    blocked = sorted(set(ad.attr) & set(slot.battr if slot else ()))
-    return Refusal(Loss.ATTRIBUTE_BLOCKED, "attribute", f"attribute {blocked[0]}") if blocked else None
+def below(domain: str, other: str) -> bool:
+    """Whether a domain is another one or below it; letter case does not matter."""
+    return f".{domain.lower()}".endswith(f".{other.lower()}")
 
 
 def flight(campaign: Campaign, at: Situation) -> Refusal | None:
@@ -136,15 +66,18 @@ def advertiser(campaign: Campaign, at: Situation) -> Refusal | None:
     """None of the advertiser's domains is blocked, nor below a blocked one; letter case does not matter."""
     for domain in campaign.adomain:
         for blocked in at.request.badv:
-            if f".{domain.lower()}".endswith(f".{blocked.lower()}"):
+            if below(domain, blocked):
                 return Refusal(Loss.ADVERTISER_BLOCKED, "advertiser", f"domain {domain}")
     return None
 
 
 def floor(campaign: Campaign, at: Situation) -> Refusal | None:
-    """The campaign could reach the floor if every impression were clicked and converted; the auction is exact."""
+    """The campaign could reach the floor if every impression were clicked and converted; the auction is exact.
+
+    House campaigns pay nothing and fill what nobody bought: no floor holds for them.
+    """
     most = campaign.price * (1 if campaign.pricing == "cpm" else 1000)
-    if most >= at.request.place.bidfloor:
+    if campaign.price == 0 or most >= at.request.place.bidfloor:
         return None
     return Refusal(Loss.BELOW_FLOOR, "floor", f"at most {most:g} per thousand, floor {at.request.place.bidfloor:g}")
 
@@ -169,7 +102,36 @@ def throttle(campaign: Campaign, at: Situation) -> Refusal | None:
     return Refusal(Loss.THROTTLED, "throttle", f"takes part in {campaign.throttle:g} of all requests")
 
 
-CREATIVE_RULES: tuple[Callable[[Ad, Situation], Refusal | None], ...] = (audit, markup, size, language, attribute)
+def muted(campaign: Campaign, at: Situation) -> Refusal | None:
+    """The person muted neither the advertiser nor one of the categories."""
+    if campaign.seat in at.controls.muted_seats:
+        return Refusal(Loss.MUTED_ADVERTISER, "muted", f"advertiser {campaign.seat}")
+    never = at.controls.never(at.cattax)
+    found = next((category for category in campaign.cat if category in never), None)
+    return Refusal(Loss.MUTED_CATEGORY, "muted", f"category {found}") if found is not None else None
+
+
+def beside(campaign: Campaign, at: Situation) -> Refusal | None:
+    """No competitor that the campaign names stands beside the place; an ad of its own domains is none.
+
+    Neighbours' categories in another taxonomy than the catalogue's cannot be compared and count as competitors'.
+    """
+    avoided = campaign.competitors
+    for other in at.request.place.ext.beside:
+        if any(below(domain, own) or below(own, domain) for domain in other.adomain for own in campaign.adomain):
+            continue
+        for domain in other.adomain:
+            if any(below(domain, competitor) for competitor in avoided.adomain):
+                return Refusal(Loss.COMPETITOR_BESIDE, "beside", f"domain {domain}")
+        if avoided.cat and other.cat and at.request.cattax != at.cattax:
+            detail = f"neighbours in cattax {at.request.cattax}, catalogue in {at.cattax}"
+            return Refusal(Loss.COMPETITOR_BESIDE, "beside", detail)
+        found = next((category for category in other.cat if category in avoided.cat), None)
+        if found is not None:
+            return Refusal(Loss.COMPETITOR_BESIDE, "beside", f"category {found}")
+    return None
+
+
 CAMPAIGN_RULES: tuple[Callable[[Campaign, Situation], Refusal | None], ...] = (
     flight,
     daypart,
@@ -179,18 +141,19 @@ CAMPAIGN_RULES: tuple[Callable[[Campaign, Situation], Refusal | None], ...] = (
     floor,
     sensitive_category,
     throttle,
+    muted,
+    beside,
 )
 
 
-def refusals(catalogue: Catalogue, at: Situation) -> list[Refusal | None]:
-    """For each ad of the catalogue the first refusal, or None when it may be shown.
-
-    Each rule runs once per distinct creative form and once per campaign, not once per ad.
-    """
-    first, form = catalogue.forms
-    by_form = [next((no for rule in CREATIVE_RULES if (no := rule(ad, at))), None) for ad in first]
-    by_campaign = {
-        campaign.cid: next((no for rule in CAMPAIGN_RULES if (no := rule(campaign, at))), None)
-        for campaign in catalogue.campaigns
-    }
-    return [by_form[number] or by_campaign[ad.cid] for number, ad in zip(form, catalogue.ads, strict=True)]
+def refusal(ad: Ad, campaign: Campaign, at: Situation) -> Refusal | None:
+    """The first refusal of one ad, or None when it may be shown."""
+    for creative_rule in CREATIVE_RULES:
+        if found := creative_rule(ad, at):
+            return found
+    for campaign_rule in CAMPAIGN_RULES:
+        if found := campaign_rule(campaign, at):
+            return found
+    if ad.crid in at.controls.muted_crids:
+        return Refusal(Loss.MUTED_AD, "muted", f"ad {ad.crid}")
+    return None

@@ -83,6 +83,8 @@ def _sentences(decision: Decision, winner: Winner) -> list[str]:
     paid = f"{winner.seat} pays for this ad."
     if decision.fallback == "rotation":
         return ["The ads take turns, because the ranking model could not be used, and it was this one's turn.", paid]
+    if decision.fallback == "house":
+        return ["No ad that is paid for fits here, so the place's own ads take turns, and it was this one's turn."]
     scored = sum(loser.value is not None for loser in decision.losers)
     offer = (
         f"Its offer was worth the most among {scored + 1} ads that fit here." if scored else "No other ad fits here."

@@ -3,18 +3,23 @@
 The same `FeatureSchema` encoded the training rows. Ads are encoded once per catalogue.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from sottovoce.client.catalogue import Catalogue, FeatureValue
 from sottovoce.client.events import Event, EventLog
 from sottovoce.client.request import Request
 from sottovoce.client.taxonomy import sensitive
+from sottovoce.models.request import without_twins
 from sottovoce.models.schema import FeatureSchema, Ids
 
+Places = npt.NDArray[np.intp]
 Outcome = Literal["seen", "click", "conversion"]
+_MOST_KEPT = 1024
 _RANK: dict[str, int] = {"seen": 0, "click": 1, "conversion": 2}
 
 
@@ -88,12 +93,34 @@ def remembered(log: EventLog, catalogue: Catalogue, length: int) -> tuple[Rememb
     return tuple(reversed(found))
 
 
+class _RowsOfEvents:
+    """What events were encoded to, while they are the same objects; a log that grows keeps its older ones."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Event, tuple[Ids, ...]]] = {}
+
+    def rows(self, event: Event, encode: Callable[[Event], tuple[Ids, ...]]) -> tuple[Ids, ...]:
+        known = self._known.get(id(event))
+        if known is None:
+            if len(self._known) >= _MOST_KEPT:
+                self._known.clear()
+            # The event is kept too: while it lives, no other object has its id.
+            known = self._known[id(event)] = event, encode(event)
+        return known[1]
+
+
 class Encoder:
     """Encodes for one schema and one catalogue.
 
     Args:
         schema: of the model.
         catalogue: whose ads are encoded once, here.
+
+    Attributes:
+        schema: as given.
+        like: (ads,) equal numbers for ads that the model cannot tell apart.
+        device_columns: of the context, what the device is.
+        page_columns: of the context, what the page and moment are.
     """
 
     def __init__(self, schema: FeatureSchema, catalogue: Catalogue) -> None:
@@ -103,6 +130,12 @@ class Encoder:
             schema.encode(feature, [ad.features.get(feature.name) for ad in catalogue.ads]) for feature in schema.ad
         ]
         self._ads = np.stack(columns, 1)
+        self.like: Places = np.zeros(0, np.intp)
+        if len(self._ads):
+            self.like = without_twins(self._ads)[1].astype(np.intp)
+        self._history, self._past = _RowsOfEvents(), _RowsOfEvents()
+        self._device: dict[str, FeatureValue] = {}
+        self._kept = EventLog(), *self._encoded(EventLog())
         self.device_columns = tuple(n for n, feature in enumerate(schema.context) if feature.source == "device")
         self.page_columns = tuple(n for n, feature in enumerate(schema.context) if feature.source == "context")
 
@@ -130,19 +163,31 @@ class Encoder:
             newest: at most so many.
         """
         schema, device = self.schema, self.device(request)
+        if device != self._device:
+            self._device, self._past = device, _RowsOfEvents()
         known = remembered(log, self._catalogue, newest + schema.history_length)
         events, outcomes = self._events(known, schema.history_length + len(known))
         asked, clicked = [], []
         for place, one in enumerate(known[-newest:], max(0, len(known) - newest)):
-            context = schema.encode_one(schema.context, {**one.event.context, **device})
-            ad = schema.encode_one(schema.ad, one.event.features)
+            context, ad = self._past.rows(
+                one.event,
+                lambda event: (
+                    schema.encode_one(schema.context, {**event.context, **device})[np.newaxis],
+                    schema.encode_one(schema.ad, event.features)[np.newaxis],
+                ),
+            )
             before = slice(place, place + schema.history_length)
-            asked.append(Inputs(context[np.newaxis], events[before], outcomes[before], ad[np.newaxis]))
+            asked.append(Inputs(context, events[before], outcomes[before], ad))
             clicked.append(one.outcome != "seen")
         return asked, clicked
 
     def history(self, log: EventLog) -> tuple[Ids, Ids, tuple[Remembered, ...]]:
-        """Events, outcomes, and what they stand for; see `remembered` and `Inputs`."""
+        """Events, outcomes, and what they stand for; see `remembered` and `Inputs`. Kept while the log is the same."""
+        if self._kept[0] is not log:
+            self._kept = log, *self._encoded(log)
+        return self._kept[1:]
+
+    def _encoded(self, log: EventLog) -> tuple[Ids, Ids, tuple[Remembered, ...]]:
         length = self.schema.history_length
         past = remembered(log, self._catalogue, length)
         return *self._events(past, length), past
@@ -153,20 +198,20 @@ class Encoder:
         events = np.zeros((length, len(fields)), np.int32)
         outcomes = np.zeros(length, np.int32)
         for place, one in enumerate(past, length - len(past)):
-            events[place] = self._event(one.event)
+            events[place] = self._history.rows(one.event, self._event)[0]
             # A model without a conversion head never saw that outcome in training.
             known = one.outcome if one.outcome in self.schema.heads else "seen" if one.outcome == "seen" else "click"
             outcomes[place] = self.schema.outcome_row(known)
         return events, outcomes
 
-    def _event(self, event: Event) -> Ids:
+    def _event(self, event: Event) -> tuple[Ids]:
         """The history features of an event; those of an ad that has not changed since are already encoded."""
         fields = self.schema.history
         place = self._catalogue.place.get(event.crid)
         if place is not None and self._catalogue.ads[place].features == event.features:
-            return self._ads[place, : len(fields)]
-        return self.schema.encode_one(fields, event.features)
+            return (self._ads[place, : len(fields)],)
+        return (self.schema.encode_one(fields, event.features),)
 
-    def ads(self, places: list[int]) -> Ids:
+    def ads(self, places: Places) -> Ids:
         """The encoded ads at these positions of the catalogue, shape (len(places), ad features)."""
         return self._ads[places]

@@ -17,8 +17,16 @@ from sottovoce.client.scorer import Scorer, ask, checked
 from sottovoce.models.request import Scores
 from sottovoce.models.schema import Ids
 
+_ALONE = np.zeros(1, np.intp)
 
-def fitted_offset(scorer: Scorer, past: Sequence[Inputs], clicked: Sequence[bool], variance: float) -> float:
+
+def fitted_offset(
+    scorer: Scorer,
+    past: Sequence[Inputs],
+    clicked: Sequence[bool],
+    variance: float,
+    known: dict[bytes, float] | None = None,
+) -> float:
     """What this device adds to every click logit; 0 when it remembers nothing.
 
     Args:
@@ -26,16 +34,30 @@ def fitted_offset(scorer: Scorer, past: Sequence[Inputs], clicked: Sequence[bool
         past: one request for each impression, its ad the only candidate.
         clicked: whether it was clicked or acted on.
         variance: of the offsets among people, above 0.
+        known: chances that this scorer gave before, by what it was asked; those of `past` are left in it.
 
     Raises:
         DeviceError: the model cannot score the past.
     """
     if not past:
         return 0.0
-    asked = [ask(scorer, one.context, one.events, one.outcomes, one.ad)[0, 0] for one in past]
+    known = {} if known is None else known
+    before = dict(known)
+    known.clear()
+    asked = []
+    for one in past:
+        key = b"".join(array.tobytes() for array in (one.context, one.events, one.outcomes, one.ad))
+        if key not in known:
+            chance = before.get(key)
+            known[key] = chance if chance is not None else _chance(scorer, one)
+        asked.append(known[key])
     owner = np.zeros(len(asked), np.int64)
     chances, clicks = np.asarray(asked, np.float64), np.asarray(clicked, np.int64)
     return float(offsets(chances, clicks, owner, 1, variance)[0])
+
+
+def _chance(scorer: Scorer, one: Inputs) -> float:
+    return float(ask(scorer, one.context, one.events, one.outcomes, one.ad, _ALONE)[0, 0])
 
 
 class PersonalScorer:
@@ -74,6 +96,7 @@ class PersonalLayer:
 
     def __init__(self, encoder: Encoder, scorer: Scorer, variance: float) -> None:
         self._encoder, self._scorer, self._variance = encoder, scorer, variance
+        self._known: dict[bytes, float] = {}
         self._kept: tuple[EventLog, dict[str, FeatureValue], PersonalScorer] | None = None
 
     def over(self, request: Request, log: EventLog) -> PersonalScorer:
@@ -88,6 +111,6 @@ class PersonalLayer:
         device = self._encoder.device(request)
         if self._kept is None or self._kept[0] is not log or self._kept[1] != device:
             asked, clicked = self._encoder.past(request, log, NEWEST)
-            offset = fitted_offset(self._scorer, asked, clicked, self._variance)
+            offset = fitted_offset(self._scorer, asked, clicked, self._variance, self._known)
             self._kept = log, device, PersonalScorer(self._scorer, offset)
         return self._kept[2]

@@ -33,6 +33,7 @@ class Loss(_Code):
     SIZE = 203, "it does not have the size of the place"
     FORMAT = 204, "the place does not take its format"
     ADVERTISER_BLOCKED = 205, "the page blocks its advertiser"
+    NOT_SECURE = 207, "the place takes secure markup only"
     LANGUAGE = 208, "the page does not take its language"
     CATEGORY_BLOCKED = 209, "the page blocks its category"
     ATTRIBUTE_BLOCKED = 210, "the place blocks one of its creative attributes"
@@ -42,19 +43,35 @@ class Loss(_Code):
     TAXONOMY = 503, "the page's block list uses categories that cannot be compared with its own"
     SENSITIVE = 504, "its category is sensitive and is never personalised"
     THROTTLED = 505, "its campaign is slowed down to last"
+    RATING = 506, "its age rating is above what may be shown here"
+    COMPETITOR_BESIDE = 507, "an ad of a competitor stands beside this place"
+    COMPETITOR_BEFORE = 508, "an ad of a competitor was shown just before"
+    UNPAID = 509, "its campaign pays nothing, and one that pays fits"
     CAPPED_CREATIVE = 510, "this ad was shown often enough"
     CAPPED_CAMPAIGN = 511, "its campaign was shown often enough"
     CAPPED_ADVERTISER = 512, "its advertiser was shown often enough"
     CAPPED_CATEGORY = 513, "its category was shown often enough"
+    COOLING_DOWN = 514, "it rests after a dismissal or a conversion"
     UNPRICED = 520, "its value cannot be estimated here"
     NOT_ITS_TURN = 521, "another ad was shown less recently"
+    MUTED_AD = 550, "the person muted this ad"
+    MUTED_ADVERTISER = 551, "the person muted its advertiser"
+    MUTED_CATEGORY = 552, "the person muted its category"
+
+
+LOSSES = {int(reason): reason for reason in Loss}
+"""Reasons by code."""
 
 
 class NoBid(_Code):
     """Why a request was answered without an ad."""
 
+    DAILY_CAP = 9, "enough ads were shown in the last day"
     NO_CANDIDATE = 500, "no ad fits this place now"
     EMPTY_CATALOGUE = 501, "the catalogue holds no ads"
     NOT_ALLOWED = 502, "the person allows no selection of ads (TCF purpose 2)"
     ALL_CAPPED = 503, "every ad that fits was shown often enough"
     NONE_REACHED_FLOOR = 504, "no ad reached the floor of the place"
+    QUIET_HOURS = 505, "it is a quiet hour"
+    HOURLY_CAP = 506, "enough ads were shown in the last hour"
+    TOO_SOON = 507, "the last ad was shown a moment ago"

@@ -3,9 +3,10 @@
 Unknown fields are ignored, as OpenRTB asks of every reader. Fields that name a person or a device are refused
 loudly: whoever sends them expects something this runtime must never do.
 
-Read: `id`, `at`, `cur`, `imp` (exactly one, with `banner`, `video`, `audio` or `native`), `app` or `site` with their
-categories, `bcat` with `cattax`, `badv`, `wlang`, `regs.coppa`, `regs.ext.gpc`, `device.lmt`, `device.dnt`,
-`ext.features`. Everything else, `tmax` included, is not acted upon.
+Read: `id`, `at`, `cur`, `imp` (exactly one, with `banner`, `video`, `audio` or `native`, `secure`, and in `ext` the
+kind of place and the ads beside it), `app` or `site` with their categories and `content.qagmediarating`, `bcat` with
+`cattax`, `badv`, `wlang`, `regs.coppa`, `regs.ext.gpc`, `device.lmt`, `device.dnt`, `ext.features`. Everything else,
+`tmax` included, is not acted upon.
 """
 
 from typing import Annotated, Any, Literal
@@ -14,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from sottovoce.client.catalogue import FeatureValue, Id
+from sottovoce.client.policy import PlaceKind
 from sottovoce.privacy.errors import DeviceError
 
 MAX_BYTES = 64 * 1024
@@ -61,8 +63,25 @@ class Other(msgspec.Struct, frozen=True):
     battr: Annotated[tuple[int, ...], Meta(max_length=64)] = ()
 
 
+class Neighbour(msgspec.Struct, frozen=True):
+    """An ad that the page shows beside this place; `cat` is in the request's `cattax`."""
+
+    adomain: Strings = ()
+    cat: Strings = ()
+
+
+class ImpExt(msgspec.Struct, frozen=True):
+    """`kind`: in a page, or a notification that appears by itself. `beside`: the ads around this place."""
+
+    kind: PlaceKind = "page"
+    beside: Annotated[tuple[Neighbour, ...], Meta(max_length=64)] = ()
+
+
 class Imp(msgspec.Struct, frozen=True):
-    """The place. `bidfloor` is per thousand impressions, in `bidfloorcur`."""
+    """The place.
+
+    `bidfloor` is per thousand impressions, in `bidfloorcur`; `secure` 1 takes secure markup only.
+    """
 
     id: Id
     banner: Banner | None = None
@@ -71,6 +90,8 @@ class Imp(msgspec.Struct, frozen=True):
     native: Other | None = None
     bidfloor: Amount = 0.0
     bidfloorcur: Currency = "USD"
+    secure: Flag = 0
+    ext: ImpExt = ImpExt()
 
     def slot(self, mtype: int) -> Banner | Other | None:
         """The place for this markup type (1 banner, 2 video, 3 audio, 4 native), or None."""
@@ -78,10 +99,14 @@ class Imp(msgspec.Struct, frozen=True):
 
 
 class Content(msgspec.Struct, frozen=True):
-    """What is read, heard or watched there; an absent `cattax` means 1, as OpenRTB says."""
+    """What is read, heard or watched there; an absent `cattax` means 1, as OpenRTB says.
+
+    `qagmediarating`: 1 all audiences, 2 over 12, 3 mature; 0 is not said. No ad may be above it.
+    """
 
     cat: Strings = ()
     cattax: Taxonomy = 1
+    qagmediarating: Annotated[int, Meta(ge=0, le=3)] = 0
 
 
 class Publisher(msgspec.Struct, frozen=True):

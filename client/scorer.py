@@ -10,12 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from sottovoce.client.litert_call import signature_call
+from sottovoce.client.runtimes import interpreter_class, onnx_module
 from sottovoce.models.request import INPUTS, OUTPUT, Request, Scores, without_twins
 from sottovoce.models.request import Scorer as RequestScorer
 from sottovoce.models.schema import Ids
 from sottovoce.privacy.errors import DeviceError
 
 _SIGNATURE = "rank_"
+_CALL = 16
+"""A call by itself takes about as long as scoring so many candidates."""
+
 _RELEASE = "load the last bundle that worked"
 
 
@@ -64,18 +68,28 @@ def checked(scores: Any, candidates: int) -> Scores:
     return array
 
 
-def ask(scorer: Scorer, context: Ids, events: Ids, outcomes: Ids, ad: Ids) -> Scores:
+def ask(
+    scorer: Scorer, context: Ids, events: Ids, outcomes: Ids, ad: Ids, like: npt.NDArray[np.intp] | None = None
+) -> Scores:
     """Scores from any scorer, with whatever goes wrong in it as a DeviceError.
 
     Ads with the same features are scored once: a runtime may score the same row differently in the last digit at
     different places of a batch, and then two runtimes would break the tie differently. A scorer may be somebody else's
     code around a native library, so every exception counts as its failure.
 
+    Args:
+        scorer: any.
+        context: see `Scorer.scores`, as the next three.
+        events: past impressions.
+        outcomes: what became of them.
+        ad: candidates.
+        like: (N,) equal numbers for equal rows of `ad`, where the caller knows them; it saves a search.
+
     Raises:
         DeviceError: the scorer failed or its scores are unusable.
     """
     try:
-        distinct, place = without_twins(ad)
+        distinct, place = without_twins(ad) if like is None else _told_apart(ad, like)
         scores = scorer.scores(context, events, outcomes, distinct)
     except DeviceError:
         raise
@@ -84,24 +98,35 @@ def ask(scorer: Scorer, context: Ids, events: Ids, outcomes: Ids, ad: Ids) -> Sc
     return checked(scores, len(distinct))[place]
 
 
+def _told_apart(ad: Ids, like: npt.NDArray[np.intp]) -> tuple[Ids, npt.NDArray[np.intp]]:
+    """`without_twins` by numbers that are given."""
+    count = len(like)
+    first = np.full(int(like.max()) + 1, count, np.intp)
+    np.minimum.at(first, like, np.arange(count))
+    kept = first[like] == np.arange(count)
+    if kept.all():
+        return ad, np.arange(count)
+    return ad[kept], (np.cumsum(kept) - 1)[first[like]]
+
+
 class LiteRTScorer:
     """A TFLite file with the signatures rank_1, rank_16, rank_64, rank_256, rank_1024, or some of these.
 
-    Candidates are padded to the next signature; more than the largest one are scored in several calls.
+    Candidates fill one signature or several; the last call is padded. Runs on
+    ai-edge-litert or, where only that is installed, tflite-runtime.
 
     Args:
         model: the file.
 
     Raises:
-        DeviceError: not a model, or one without such signatures.
+        DeviceError: neither is installed; not a model, or one without such signatures.
     """
 
     def __init__(self, model: bytes) -> None:
-        from ai_edge_litert.interpreter import Interpreter  # loads a native library: only who scores pays for it
-
+        interpreter = interpreter_class()
         try:
             # The calls point into the interpreter, which must live as long as they do.
-            self._interpreter = Interpreter(model_content=model, num_threads=1)
+            self._interpreter = interpreter(model_content=model, num_threads=1)
             names = [name for name in self._interpreter.get_signature_list() if name.startswith(_SIGNATURE)]
             sizes = {int(name.removeprefix(_SIGNATURE)): name for name in names}
             self._calls = {size: signature_call(self._interpreter, sizes[size]) for size in sorted(sizes)}
@@ -109,17 +134,27 @@ class LiteRTScorer:
             raise DeviceError(f"model.tflite cannot be loaded: {error}", _RELEASE) from error
         if not self._calls:
             raise DeviceError("model.tflite has no signature rank_N", "export it with `models.tflite_export`")
-        self._largest = max(self._calls)
 
     def scores(self, context: Ids, events: Ids, outcomes: Ids, ad: Ids) -> Scores:
         """See `Scorer.scores`."""
-        if len(ad) <= self._largest:
-            return self._part(context, events, outcomes, ad)
-        parts = [
-            self._part(context, events, outcomes, ad[start : start + self._largest])
-            for start in range(0, len(ad), self._largest)
-        ]
-        return np.concatenate(parts)
+        parts, start = [], 0
+        while start < len(ad):
+            count = self._count(len(ad) - start)
+            parts.append(self._part(context, events, outcomes, ad[start : start + count]))
+            start += count
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _count(self, left: int) -> int:
+        """How many of the candidates that are left go into the next call.
+
+        All, when the padding is small: at most half of them, or what a call costs by itself; else as many as fill the
+        largest signature that they fill.
+        """
+        above = next((size for size in self._calls if size >= left), None)
+        below = max((size for size in self._calls if size <= left), default=None)
+        if below is None or (above is not None and above - left <= max(left // 2, _CALL)):
+            return left
+        return below
 
     def _part(self, context: Ids, events: Ids, outcomes: Ids, ad: Ids) -> Scores:
         size = next(size for size in self._calls if size >= len(ad))
@@ -142,12 +177,11 @@ class OnnxScorer:
         model: the file.
 
     Raises:
-        DeviceError: not a model.
+        DeviceError: ONNX Runtime is not installed, or not a model.
     """
 
     def __init__(self, model: bytes) -> None:
-        import onnxruntime  # loads a native library: only who scores pays for it
-
+        onnxruntime = onnx_module()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         try:

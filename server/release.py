@@ -10,12 +10,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from importlib.metadata import version as installed_version
 from itertools import product
 
 import msgspec
 import numpy as np
 
+from sottovoce.client.runtimes import required
 from sottovoce.client.scorer import LiteRTScorer, OnnxScorer, request_scorer
 from sottovoce.models import ranker
 from sottovoce.models.bundle import Bundle, pack
@@ -235,7 +235,7 @@ def release(
         threshold=signers,
         version=version - 1,
     )
-    _, accepted = trust.accept(bundle, now=now, runtimes=_runtimes(), schemas={schema.digest()})
+    _, accepted = trust.accept(bundle, now=now, runtimes=required("litert", "onnxruntime"), schemas={schema.digest()})
     check_golden(accepted, by_onnx)
     check_golden(accepted, by_tflite)
     report = ReleaseReport(
@@ -296,8 +296,3 @@ def _inputs(schema: FeatureSchema) -> tuple[Port, ...]:
     length = schema.history_length
     shapes = ((1, len(schema.context)), (length, len(schema.history)), (length,), (-1, len(schema.ad)))
     return tuple(Port(name=name, shape=shape, dtype="int32") for name, shape in zip(INPUTS, shapes, strict=True))
-
-
-def _runtimes() -> dict[str, str]:
-    """The runtimes installed here."""
-    return {"litert": installed_version("ai-edge-litert"), "onnxruntime": installed_version("onnxruntime")}

@@ -7,13 +7,12 @@ import hashlib
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from sottovoce.client.runtimes import installed
 from sottovoce.client.scorer import LiteRTScorer, OnnxScorer, Scorer, request_scorer
 from sottovoce.models.bundle import Bundle
 from sottovoce.models.passport import releasable
@@ -26,8 +25,6 @@ from sottovoce.simulations.cli_options import PATH, as_json, ledger_place, print
 
 if TYPE_CHECKING:
     from sottovoce.simulations.bundle_check import LedgerCheck
-
-RUNTIMES = {"litert": "ai-edge-litert", "onnxruntime": "onnxruntime"}
 
 HOLDS = (
     "container, signatures, digests, version, times, schema and runtimes",
@@ -81,13 +78,13 @@ def verify(
     data = _read(file)
     trusted = tuple(load_public_key(key) for key in keys)
     names = sorted({key_id(key) for key in trusted})
-    installed = _installed()
-    _, accepted = Trust(trusted, threshold=len(names)).accept(data, now=datetime.now(UTC), runtimes=installed)
-    for name in installed:
+    runtimes = installed()
+    _, accepted = Trust(trusted, threshold=len(names)).accept(data, now=datetime.now(UTC), runtimes=runtimes)
+    for name in runtimes:
         _score_golden(accepted, name)
     releasable(accepted.passport)
     checked = None if place is None else _against(accepted, place)
-    held = [line.format(runtimes=" and ".join(installed)) for line in HOLDS]
+    held = [line.format(runtimes=" and ".join(runtimes)) for line in HOLDS]
     if checkpoint is not None:
         held.append(_made_from(accepted, checkpoint))
     manifest = accepted.manifest
@@ -154,23 +151,6 @@ def _show_ledger(checked: "LedgerCheck | None") -> None:
     click.echo(
         f"ledger: {len(checked.agreed)} fields of the passport are what its first {checked.rows:,} rows come to{later}"
     )
-
-
-def _installed() -> dict[str, str]:
-    """Versions of the runtimes that are here.
-
-    Raises:
-        DeviceError: there is none.
-    """
-    found = {}
-    for name, package in RUNTIMES.items():
-        try:
-            found[name] = installed_version(package)
-        except PackageNotFoundError:
-            continue
-    if not found:
-        raise DeviceError("no runtime is installed that could score the model", "install onnxruntime or ai-edge-litert")
-    return found
 
 
 def _score_golden(accepted: Bundle, runtime: str) -> None:

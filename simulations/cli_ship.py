@@ -1,9 +1,9 @@
 """`release` and `pick`: from a run to a signed file, from that file to an ad. `pick` needs the device runtime only."""
 
+import hashlib
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version as installed_version
 from pathlib import Path
 
 import click
@@ -15,6 +15,7 @@ from sottovoce.client.events import EventLog, decode_log
 from sottovoce.client.explanation import Explanation, why
 from sottovoce.client.picker import Picker
 from sottovoce.client.request import decode_request
+from sottovoce.client.runtimes import required
 from sottovoce.client.scorer import LiteRTScorer, OnnxScorer, Scorer, request_scorer
 from sottovoce.models.bundle import Bundle
 from sottovoce.models.quiet import quiet_stderr
@@ -211,15 +212,14 @@ def pick(
     """
     moment = datetime.now(UTC)
     trust = Trust((load_public_key(key),), version=trusted_version)
-    runtimes = {"litert": "ai-edge-litert"} if runtime == "litert" else {"onnxruntime": "onnxruntime"}
-    _, believed = trust.accept(
-        _read(bundle), now=moment, runtimes={name: installed_version(package) for name, package in runtimes.items()}
-    )
+    data = _read(bundle)
+    _, believed = trust.accept(data, now=moment, runtimes=required(runtime))
     with quiet_stderr():  # LiteRT announces itself when a model is first run
         scorer: Scorer = LiteRTScorer(believed.tflite) if runtime == "litert" else OnnxScorer(believed.onnx)
         check_golden(believed, request_scorer(scorer))
     ads = decode_catalogue(_read(catalogue), str(catalogue))
-    picker = Picker(believed.schema, scorer, ads, believed.manifest.personal_variance)
+    digest = hashlib.sha256(data).hexdigest()
+    picker = Picker(believed.schema, scorer, ads, believed.manifest.personal_variance, model=digest)
     decision = picker.pick(
         decode_request(_read(request), str(request)),
         decode_log(_read(log), str(log)) if log else EventLog(),
@@ -228,7 +228,7 @@ def pick(
     )
     explanation = why(decision)
     if json_output:
-        print_json({"decision": decision, "explanation": explanation})
+        print_json({"decision": decision.in_full(), "explanation": explanation})
         return
     _show(decision, explanation)
 
@@ -268,8 +268,7 @@ def _release_time() -> datetime:
 
 def _parent(path: Path, keys: Sequence[PublicKey], now: datetime) -> Bundle:
     """An earlier release, believed as a device would: damaged, expired or signed by someone else it is none."""
-    runtimes = {"litert": installed_version("ai-edge-litert"), "onnxruntime": installed_version("onnxruntime")}
-    _, believed = Trust(tuple(keys)).accept(_read(path), now=now, runtimes=runtimes)
+    _, believed = Trust(tuple(keys)).accept(_read(path), now=now, runtimes=required("litert", "onnxruntime"))
     return believed
 
 

@@ -1,13 +1,13 @@
 """`delta`, `publish` and `update`: what a device downloads for a new version, where from, and how it takes it."""
 
 from datetime import UTC, datetime
-from importlib.metadata import version as installed_version
 from pathlib import Path
 
 import click
 import msgspec
 
 from sottovoce.client.bundle_store import BundleStore
+from sottovoce.client.runtimes import required
 from sottovoce.client.update import check
 from sottovoce.models.atomic import write_atomically
 from sottovoce.models.delta import apply_patch, make_patch
@@ -117,7 +117,7 @@ def update(
     names keeps what it has.
     """
     trust = Trust(tuple(load_public_key(key) for key in keys), threshold, key_version=key_version)
-    store = BundleStore(folder, trust, {"litert": installed_version("ai-edge-litert")})
+    store = BundleStore(folder, trust, required("litert"))
     with quiet_stderr():  # LiteRT announces itself when a model is first run
         found = check(
             address, store, datetime.now(UTC), wanted=lambda manifest: takes_part(manifest.rollout, store.secret())

@@ -208,7 +208,7 @@ def a_decision(vector):
         consent(keys),
         datetime.fromisoformat(given["now"]),
     )
-    told = json.loads(msgspec.json.encode(found))
+    told = json.loads(msgspec.json.encode(found.in_full()))
     best = told["winner"] and {name: told["winner"][name] for name in ("crid", "price", "charge", "value")}
     losers = [{name: loser[name] for name in ("crid", "reason", "value")} for loser in told["losers"]]
     told = {name: told[name] for name in ("mode", "fallback", "nbr")} | {"winner": best, "losers": losers}
@@ -385,8 +385,8 @@ MISTAKES = {
     "a choice off the grid": (__name__, "winner", first_largest, "decisions", "choices"),
     "ties by UTF-16 units": (__name__, "sell", by_utf16, "decisions", "auctions"),
     "no cent above the second value": ("client.auction", "INCREMENT", 0, "decisions", "auctions"),
-    "no sensitive ads": ("client.eligibility", "sensitive", lambda *_: "", "decisions", "decisions"),
-    "sensitive pages are personalised": ("client.picker", "sensitive", lambda *_: "", "decisions", "decisions"),
+    "no sensitive ads": ("client.columns", "sensitive", lambda *_: "", "decisions", "decisions"),
+    "sensitive pages are personalised": ("client.serving", "sensitive", lambda *_: "", "decisions", "decisions"),
     "ads in the order of the catalogue": (
         "client.rotation", "sorted", lambda places, key: list(places), "decisions", "decisions",
     ),

@@ -60,8 +60,8 @@ def ad(crid: str = "a1", cid: str = "c1", **changes: object) -> Ad:
     return Ad(**(plain | changes))  # type: ignore[arg-type]
 
 
-def catalogue(campaigns: tuple[Campaign, ...], ads: tuple[Ad, ...]) -> Catalogue:
-    return Catalogue(version=1, cur="USD", cattax=8, campaigns=campaigns, ads=ads)
+def catalogue(campaigns: tuple[Campaign, ...], ads: tuple[Ad, ...], cattax: int = 8) -> Catalogue:
+    return Catalogue(version=1, cur="USD", cattax=cattax, campaigns=campaigns, ads=ads)
 
 
 def market(size: int = 5, pricing: str = "cpc", caps: tuple[Cap, ...] = ()) -> Catalogue:

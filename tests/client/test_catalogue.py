@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from small_market import ad, campaign, catalogue, market, refusal
 
 from sottovoce.client.catalogue import MAX_BYTES, decode_catalogue
+from sottovoce.client.columns import columns
 from sottovoce.privacy.errors import DeviceError
 
 GOOD = {
@@ -99,9 +100,9 @@ def test_a_catalogue_over_the_limit_is_refused_before_it_is_parsed():
 def test_thousands_of_ads_are_read_and_share_their_forms():
     got = decode_catalogue(msgspec.json.encode(market(5000)))
     assert len(got.ads) == 5000
-    first, form = got.forms
-    assert len(first) == 1
-    assert set(form) == {0}
+    forms = columns(got).forms
+    assert len(forms.audit) == 1
+    assert set(forms.of) == {0}
 
 
 @given(

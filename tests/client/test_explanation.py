@@ -1,5 +1,5 @@
 import pytest
-from small_market import ALLOWED, ANONYMOUS, NOW, SCHEMA, Broken, Rule, event, market, request
+from small_market import ALLOWED, ANONYMOUS, NOW, SCHEMA, Broken, Rule, ad, campaign, catalogue, event, market, request
 
 from sottovoce.client.events import EventLog
 from sottovoce.client.explanation import why
@@ -116,3 +116,11 @@ def test_no_ad_and_a_rotation_are_explained_as_what_they_are():
     assert why(decide(Rule(), size=0)).sentence == "No ad is shown: the catalogue holds no ads."
     assert why(decide(Rule(), size=0)).dsa == {}
     assert "take turns" in why(decide(Broken("nan"))).sentence
+
+
+def test_a_house_ad_is_not_said_to_be_paid_for():
+    shop = catalogue((campaign("c1", price=0.0),), (ad("a1", "c1"),))
+    told = why(Picker(SCHEMA, Rule(), shop).pick(request(), LOG, ALLOWED, NOW))
+    assert "place's own ads take turns" in told.sentence
+    assert "pays" not in told.sentence
+    assert told.dsa["transparency"][0]["dsaparams"] == [2]

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import msgspec
@@ -12,16 +13,21 @@ from small_market import request as page
 
 from sottovoce.client.catalogue import Cap
 from sottovoce.client.consent import Consent
+from sottovoce.client.controls import Controls
+from sottovoce.client.decision import Decision, Used
 from sottovoce.client.events import Event, EventLog
+from sottovoce.client.offers import Drawn
 from sottovoce.client.picker import Picker
+from sottovoce.client.policy import PickerPolicy
 from sottovoce.client.reasons import Loss, NoBid
-from sottovoce.client.request import Banner, DeviceFlags, Imp, Publisher, Regs
+from sottovoce.client.request import Banner, DeviceFlags, Imp, ImpExt, Publisher, Regs
+from sottovoce.privacy.errors import DeviceError
 
 CLICKS = EventLog((event("impression", 3, 120), event("click", 3, 110), event("impression", 1, 60)))
 
 
-def pick(market, scorer, log=CLICKS, consent=ALLOWED, now=NOW, **changes):
-    return Picker(SCHEMA, scorer, market).pick(page(**changes), log, consent, now)
+def pick(market, scorer, log=CLICKS, consent=ALLOWED, now=NOW, policy=None, **changes):
+    return Picker(SCHEMA, scorer, market, policy=policy).pick(page(**changes), log, consent, now)
 
 
 def test_the_ad_with_the_best_value_wins_and_everyone_else_has_a_reason():
@@ -103,13 +109,13 @@ logs = st.lists(
 @settings(max_examples=50)
 @given(logs)
 def test_without_consent_the_model_sees_nothing_of_the_person_whatever_the_log(log):
-    scorer = Recorder(history=0.5, device=0.2)
-    decision = pick(market(5), scorer, log, ANONYMOUS)
+    scorer, no_limits = Recorder(history=0.5, device=0.2), PickerPolicy(cool_downs=())
+    decision = pick(market(5), scorer, log, ANONYMOUS, policy=no_limits)
     for context, events, outcomes in scorer.given:
         assert not events.any()
         assert not outcomes.any()
         assert context[0, 0] == 0
-    nothing = pick(market(5), Rule(history=0.5, device=0.2), EventLog(), ANONYMOUS)
+    nothing = pick(market(5), Rule(history=0.5, device=0.2), EventLog(), ANONYMOUS, policy=no_limits)
     assert decision.winner == nothing.winner
     assert decision.losers == nothing.losers
     assert decision.mode == "contextual"
@@ -166,7 +172,8 @@ def test_ties_fall_to_the_smaller_crid_and_the_answer_repeats():
 
 
 def test_a_decision_is_plain_data_and_a_moment_without_zone_is_a_wrong_call():
-    data = msgspec.json.decode(msgspec.json.encode(pick(market(3), Rule())))
+    decision = pick(market(3), Rule())
+    data = msgspec.json.decode(msgspec.json.encode(decision.in_full()))
     assert data["winner"]["crid"] == "a2"
     assert data["losers"][0]["reason"] == 102
     with pytest.raises(ValueError, match="time zone"):
@@ -215,8 +222,9 @@ def test_every_request_is_answered_whatever_is_broken(log, way, allowed, size, y
 
 
 RUNTIME = (
-    "auction caps catalogue consent decision eligibility events explanation features gpp personal personal_scorer "
-    "picker reasons request rotation scorer taxonomy"
+    "auction caps catalogue columns consent controls creative_rules decision eligibility events explanation features "
+    "gpp limits offers pace personal personal_scorer picker policy reasons request rotation runtimes sale scorer "
+    "screening serving situation taxonomy workings"
 )
 
 
@@ -242,3 +250,109 @@ for build in (LiteRTScorer, OnnxScorer):
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_house_ad_fills_what_nobody_who_pays_can_and_takes_its_turn():
+    house = campaign("c1", price=0.0)
+    shop = catalogue((house, campaign("c2")), (ad("a1", "c1"), ad("a2", "c1"), ad("a3", "c2")))
+    paid = pick(shop, Rule())
+    assert (paid.winner.crid, paid.fallback) == ("a3", "model")
+    assert {loser.crid: loser.reason for loser in paid.losers} == {"a1": Loss.UNPAID, "a2": Loss.UNPAID}
+    blocked = pick(shop, Rule(), log=EventLog((Event(NOW, "impression", "a1", "c1"),)), badv=("advertiser-c2.example",))
+    assert (blocked.winner.crid, blocked.fallback, blocked.nbr) == ("a2", "house", None)
+    assert (blocked.winner.price, blocked.winner.charge, blocked.winner.scores) == (None, 0.0, ())
+    high = (Imp(id="1", banner=Banner(320, 50), bidfloor=900.0),)
+    unsold = pick(shop, Rule(), log=EventLog(), imp=high)
+    assert (unsold.winner.crid, unsold.fallback) == ("a1", "house")
+    assert {loser.crid: loser.reason for loser in unsold.losers} == {"a2": Loss.UNPAID, "a3": Loss.BELOW_FLOOR}
+
+
+def test_a_notification_is_held_back_where_a_page_is_not():
+    night = NOW.replace(hour=23)
+    notification = (Imp(id="1", banner=Banner(320, 50), ext=ImpExt("notification")),)
+    held = pick(market(3), Rule(), now=night, imp=notification)
+    assert (held.winner, held.nbr, held.losers) == (None, NoBid.QUIET_HOURS, ())
+    assert pick(market(3), Rule(), now=night).winner is not None
+
+
+def test_a_pause_leaves_the_page_alone_to_choose():
+    picker, scorer = Picker(SCHEMA, Recorder(history=0.5, device=0.2), market(5)), Recorder(history=0.5, device=0.2)
+    paused = picker.pick(page(), CLICKS, ALLOWED, NOW, Controls(paused=True))
+    assert (paused.mode, paused.mode_words) == ("contextual", "the person paused personalisation")
+    assert paused.winner == pick(market(5), scorer, EventLog(), ANONYMOUS).winner
+
+
+def test_after_a_reset_earlier_events_count_for_limits_and_turns_only():
+    shop = market(5, caps=(Cap("creative", "click", 1, 3600),))
+    reset = Controls(since=NOW - timedelta(seconds=30))
+    found = Picker(SCHEMA, Rule(history=0.5), shop).pick(page(), CLICKS, ALLOWED, NOW, reset)
+    assert found.evidence.remembered == 0
+    assert {loser.crid: loser.reason for loser in found.losers}["a3"] is Loss.CAPPED_CREATIVE
+    turns = Picker(SCHEMA, None, market(2)).pick(
+        page(), CLICKS.appended(event("impression", 0, 40)), ALLOWED, NOW, reset
+    )
+    assert turns.winner.crid == "a1"
+
+
+def test_what_the_person_muted_is_gone_with_the_next_decision():
+    picker = Picker(SCHEMA, Rule(history=0.5), market(5))
+    muted = Controls(("a3",), ("advertiser-c4",), (("1097", 8),))
+    assert picker.pick(page(), CLICKS, ALLOWED, NOW).winner.crid == "a3"
+    reasons = {loser.crid: loser.reason for loser in picker.pick(page(), CLICKS, ALLOWED, NOW, muted).losers}
+    expected = {"a3": Loss.MUTED_AD, "a4": Loss.MUTED_ADVERTISER, "a2": Loss.MUTED_CATEGORY}
+    assert expected.items() <= reasons.items()
+
+
+def test_a_value_rule_and_an_explorer_plug_in_and_the_decision_keeps_the_chances():
+    def upside_down(offers):
+        return replace(offers, worth=offers.worth.max() - offers.worth)
+
+    def without_a3(offers):
+        return replace(offers, codes=np.int16([0, 0, 0, 530, 0]))
+
+    def second(offers, draw):
+        assert (draw, len(offers.ads)) == (0.25, 4)
+        return Drawn(1, np.array([0.7, 0.1, 0.1, 0.1]))
+
+    picker = Picker(SCHEMA, Rule(), market(5), value_rule=upside_down)
+    assert picker.pick(page(), EventLog(), ALLOWED, NOW).winner.crid == "a0"
+    picker = Picker(SCHEMA, Rule(), market(5), value_rule=without_a3, explorer=second)
+    found = picker.pick(page(), EventLog(), ALLOWED, NOW, draw=0.25)
+    assert (found.winner.crid, found.propensity, found.draw) == ("a2", 0.1, 0.25)
+    assert found.considered == (("a4", 0.7), ("a2", 0.1), ("a1", 0.1), ("a0", 0.1))
+    assert found.winner.price <= found.winner.value
+
+
+def test_a_decision_read_back_is_the_same_decision_and_says_how_to_learn_more():
+    decision = pick(market(5), Rule(history=0.5))
+    back = msgspec.json.decode(msgspec.json.encode(decision), type=Decision)
+    assert back == decision
+    assert decision.reasons == {Loss.OUTBID: 4}
+    assert decision.used == Used(market(5).digest, "", 3)
+    assert (decision.propensity, decision.considered) == (1.0, ())
+    with pytest.raises(DeviceError, match="was read back"):
+        back.losers  # noqa: B018
+    again = pick(market(5), Rule(history=0.5))
+    assert again.in_full() == decision.in_full()
+
+
+def test_what_a_decision_says_later_is_what_was_true_when_it_was_made():
+    picker = Picker(SCHEMA, Rule(history=0.5), market(3, caps=(Cap("creative", "impression", 1, 600),)))
+    log = EventLog((event("impression", 2, 60),))
+    first = picker.pick(page(), log, ALLOWED, NOW)
+    picker.pick(page(id="r2"), log.appended(event("impression", 1, 0)), ALLOWED, NOW)
+    assert {loser.crid: loser.reason for loser in first.losers} == {"a0": Loss.OUTBID, "a2": Loss.CAPPED_CREATIVE}
+
+
+@pytest.mark.parametrize("draw", [-0.1, 1.0, float("nan")])
+def test_a_draw_out_of_range_is_a_wrong_call(draw):
+    with pytest.raises(ValueError, match="draw"):
+        Picker(SCHEMA, Rule(), market(2)).pick(page(), EventLog(), ALLOWED, NOW, draw=draw)
+
+
+def test_the_model_does_not_see_what_happened_with_a_muted_advertiser():
+    picker, log = Picker(SCHEMA, Rule(history=0.5), market(5)), CLICKS
+    seen = picker.pick(page(), log, ALLOWED, NOW).evidence.remembered
+    hidden = picker.pick(page(), log, ALLOWED, NOW, Controls(muted_seats=("advertiser-c3",))).evidence.remembered
+    again = picker.pick(page(), log, ALLOWED, NOW).evidence.remembered
+    assert hidden < seen == again

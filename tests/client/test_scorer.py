@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="building a real model needs the tra
 from sottovoce.models import ranker  # noqa: E402
 from sottovoce.models.onnx_export import to_onnx  # noqa: E402
 from sottovoce.models.quantize import quantize  # noqa: E402
-from sottovoce.models.request import random_requests  # noqa: E402
+from sottovoce.models.request import random_requests, without_twins  # noqa: E402
 from sottovoce.models.tflite_export import to_tflite  # noqa: E402
 
 
@@ -171,3 +171,47 @@ def test_ads_with_the_same_features_get_the_same_score_wherever_they_stand():
     np.testing.assert_array_equal(scores[3], scores[0])
     np.testing.assert_array_equal(scores[5], scores[1])
     assert len(np.unique(scores[:3])) == 3
+
+
+@pytest.mark.parametrize(
+    ("candidates", "calls"),
+    [(1, [1]), (2, [16]), (16, [16]), (17, [16, 1]), (40, [16, 16, 16]), (50, [64]), (334, [64] * 5 + [16])],
+)
+def test_candidates_are_split_so_that_little_is_scored_for_nothing(candidates, calls):
+    made = []
+
+    def call(size):
+        def answer(context, events, outcomes, ad):
+            made.append(size)
+            return ad[:, :1].astype(np.float32) / 1000
+
+        return answer
+
+    scorer = object.__new__(LiteRTScorer)
+    scorer._calls = {size: call(size) for size in (1, 16, 64)}
+    ad = np.arange(candidates, dtype=np.int32)[:, None]
+    scores = scorer.scores(None, None, None, ad)
+    assert made == calls
+    np.testing.assert_allclose(scores[:, 0], np.arange(candidates) / 1000, rtol=1e-6)
+
+
+def test_twins_that_the_caller_knows_are_told_apart_as_those_that_are_searched_for():
+    rng = np.random.default_rng(0)
+    for candidates in (1, 2, 9, 30):
+        ad = rng.integers(0, 3, (candidates, 2)).astype(np.int32)
+        _, like = without_twins(np.concatenate([rng.integers(0, 3, (20, 2)).astype(np.int32), ad]))
+        rows = Rows()
+        scores = ask(rows, None, None, None, ad), ask(rows, None, None, None, ad, like[20:])
+        np.testing.assert_array_equal(*scores)
+        np.testing.assert_array_equal(*rows.given[-2:])
+
+
+class Rows:
+    """A scorer that keeps the ads that it was given."""
+
+    def __init__(self):
+        self.given = []
+
+    def scores(self, context, events, outcomes, ad):
+        self.given.append(ad)
+        return ad[:, :1].astype(np.float32) / 3
