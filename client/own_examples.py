@@ -91,14 +91,15 @@ def own_examples(
 def page_context(request: Request, schema: FeatureSchema) -> dict[str, FeatureValue]:
     """What an impression remembers of the page that asked: the `context` of its event.
 
-    Only features of the schema that belong to the page or moment. Nothing of a page with a sensitive category or one
-    that cannot be judged: it is served without a model, and must not teach one.
+    Only features of the schema that belong to the page or moment. Nothing of a page that is not personalised: one with
+    a sensitive category or one that cannot be judged, one for children, one where the person asks not to be followed.
 
     Args:
         request: that the impression answered.
         schema: of the model.
     """
-    if any(sensitive((category,), cattax) for category, cattax in request.publisher.categories):
+    about = request.publisher.categories
+    if request.restriction or any(sensitive((category,), cattax) for category, cattax in about):
         return {}
     told = request.ext.features
     names = (feature.name for feature in schema.features if feature.source == "context")
