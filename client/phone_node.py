@@ -1,16 +1,19 @@
 """A phone in a federation: a node that hosts one device, whose rows come from the device's own store.
 
 It runs the same ClientApp as every other node and sends the same messages. What it adds: the device's own gate
-(`training_offer`) before every answer, its own count of rounds on its disk, and one error for everything that can fail,
-because an error's text would be a message nobody declared.
+(`training_offer`) before every answer, its own count of rounds on its disk, one error for everything that can fail,
+because an error's text would be a message nobody declared, and answers that leave on a beat, because a device that
+holds back has nothing to compute.
 """
 
+import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from flwr.app import Context, Error, Message
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
@@ -39,6 +42,32 @@ ERROR_CODE = 2
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """When answers leave.
+
+    Attributes:
+        beat_s: seconds after the question, or a whole multiple where the work took longer. It should be several times
+            what training takes on the slowest phone.
+        clock: seconds, monotonic.
+        wait: sleeps so many seconds.
+    """
+
+    beat_s: float = 5.0
+    clock: Callable[[], float] = time.monotonic
+    wait: Callable[[float], None] = time.sleep
+
+    def __post_init__(self) -> None:
+        """Refuse what is no beat."""
+        if not 0 < self.beat_s < math.inf:
+            raise ValueError(f"answers cannot leave every {self.beat_s} seconds")
+
+    def hold(self, since: float) -> None:
+        """Wait for the next beat after that moment of the clock."""
+        gone = self.clock() - since
+        self.wait(self.beat_s * max(1, math.ceil(gone / self.beat_s)) - gone)
+
+
+@dataclass(frozen=True, slots=True)
 class Phone:
     """One device of a federation. It looks anew for each message: what its owner decides counts from the next one.
 
@@ -57,6 +86,7 @@ class Phone:
         rules: when it offers itself.
         window: how long an outcome may take.
         ledger: its budget for record-level training.
+        pace: when its answers leave.
     """
 
     store: EventStore
@@ -73,6 +103,7 @@ class Phone:
     rules: OfferRules = OfferRules()  # noqa: RUF009 - it never changes
     window: OutcomeWindow = OutcomeWindow()  # noqa: RUF009 - it never changes
     ledger: DeviceLedger | None = None
+    pace: Pace = Pace()
 
     def examples(self) -> Examples:
         """The rows on this device; none without a consent that some of them could serve."""
@@ -140,11 +171,14 @@ class Phone:
 
 def phone_app(phone: Phone) -> ClientApp:
     """The ClientApp of that phone: whatever fails inside, it answers with the one error and no more."""
-    return client_app(lambda _: phone.node(), mods=[_one_error])
 
+    def on_the_beat(message: Message, context: Context, answer: ClientAppCallable) -> Message:
+        asked = phone.pace.clock()
+        try:
+            said: RecordDict | Error = answer(message, context).content
+        except Exception:  # a programmer's mistake carries rows in its text as well as an expected error does
+            said = Error(ERROR_CODE, NO_ANSWER)
+        phone.pace.hold(asked)
+        return Message(said, reply_to=message)  # made now: a message says when it was made
 
-def _one_error(message: Message, context: Context, answer: ClientAppCallable) -> Message:
-    try:
-        return answer(message, context)
-    except Exception:  # a programmer's mistake carries rows in its text as well as an expected error does
-        return Message(Error(ERROR_CODE, NO_ANSWER), reply_to=message)
+    return client_app(lambda _: phone.node(), mods=[on_the_beat])

@@ -16,7 +16,7 @@ from sottovoce.client.controls import Controls
 from sottovoce.client.event_store import EventStore
 from sottovoce.client.events import decode_log
 from sottovoce.client.keystore import FileKeystore
-from sottovoce.client.phone_node import Phone
+from sottovoce.client.phone_node import Pace, Phone
 from sottovoce.client.training_offer import Condition, OfferRules
 from sottovoce.models.model import Model
 from sottovoce.simulations import phone
@@ -51,7 +51,7 @@ def simulated_phone(
 ) -> tuple[Phone, Surroundings]:
     """The phone of one person two days after the training days, on its charger, with the consent the market gave.
 
-    The caller closes the phone's store.
+    It answers at once and not on a beat. The caller closes its store.
 
     Args:
         market: the world.
@@ -81,5 +81,6 @@ def simulated_phone(
         condition=lambda: around.condition,
         now=lambda: around.now,
         rules=rules or OfferRules(),
+        pace=Pace(wait=lambda _: None),
     )
     return hosted, around

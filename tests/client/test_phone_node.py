@@ -1,5 +1,6 @@
 """A phone as a node: one device from its own store, behind its own gate, and one error for whatever fails."""
 
+import time
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
@@ -16,7 +17,7 @@ from sottovoce.client.events import Event
 from sottovoce.client.fleet import LocalTraining
 from sottovoce.client.message import Instruction, instruction_record, read_enrolment, read_reply
 from sottovoce.client.personal_data import delete_since
-from sottovoce.client.phone_node import ERROR_CODE, NO_ANSWER, phone_app
+from sottovoce.client.phone_node import ERROR_CODE, NO_ANSWER, Pace, phone_app
 from sottovoce.client.question import Question, question_record, read_answer
 from sottovoce.client.training_offer import Hold, Invitation
 from sottovoce.client.training_past import read_past
@@ -229,3 +230,39 @@ def test_an_ad_of_the_past_makes_no_measurement_longer(phone, query):
 def test_a_phone_keeps_no_held_out_rows_and_says_so_as_any_error(phone):
     record = Question("run", 1, "plan", "quality", 1.0, np.array([0.0]), LocalTraining(), START, np.array([0]))
     assert refuses(send(phone[0], MessageType.EVALUATE, question_record(record)))
+
+
+@pytest.mark.parametrize(("work_s", "beats"), [(0.0, 1), (0.3, 1), (4.999, 1), (5.0, 1), (5.001, 2), (61.0, 13)])
+def test_answers_leave_on_the_beat_however_long_the_work_took(work_s, beats):
+    moments, waited = iter([100.0 + work_s]), []
+    Pace(beat_s=5.0, clock=lambda: next(moments), wait=waited.append).hold(100.0)
+    assert waited == [pytest.approx(5.0 * beats - work_s)]
+
+
+@pytest.mark.parametrize("beat", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_beat_that_is_none_is_refused(beat):
+    with pytest.raises(ValueError, match="cannot leave"):
+        Pace(beat_s=beat)
+
+
+def test_update_zeros_and_error_take_the_same_time_and_are_made_after_the_wait(phone):
+    """A message says when it was made, to the microsecond."""
+    hosted, around = phone
+    now, waited = [0.0], []
+
+    def wait(seconds):
+        now[0] += seconds
+        waited.append(time.time())
+
+    def read_slowly():
+        now[0] += 0.7
+        return hosted.catalogue()
+
+    slow = replace(hosted, pace=Pace(5.0, lambda: now[0], wait), catalogue=read_slowly)
+    for record in (instruction_record(ASKED), RecordDict(), instruction_record(ASKED)):
+        before = now[0]
+        answer = send(slow, MessageType.TRAIN, record)
+        assert now[0] - before == pytest.approx(5.0)
+        assert answer.metadata.created_at >= waited[-1]
+        revoked(hosted, around)
+    assert len(waited) == 3
