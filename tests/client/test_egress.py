@@ -1,7 +1,6 @@
 """What is on the wire is what `docs/egress.md` says, to the bit, whoever's phone it is."""
 
 import re
-from contextlib import closing
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, Context, Message, MessageType, RecordDict
 from flwr.common.serde import message_to_proto, recorddict_to_proto
+from small_store import quick_folder
 
 from sottovoce.client.consent import Consent
 from sottovoce.client.controls import Controls
@@ -124,21 +124,22 @@ def values(message):
 
 
 @pytest.fixture(scope="module")
-def sent(tmp_path_factory):
+def sent():
     """(person, message) -> what that person's phone answers."""
     answers = {}
     with pytest.MonkeyPatch.context() as patched:
         for name in ("block_people", "block_log"):
             patched.setattr(Market, name, cache(getattr(Market, name)))
         for change in PEOPLE:
-            hosted, around = simulated_phone(WORLD, 3, tmp_path_factory.mktemp("phone"), RankerConfig(), 1)
-            with closing(hosted.store):
+            with quick_folder() as folder:
+                hosted, around = simulated_phone(WORLD, 3, Path(folder), RankerConfig(), 1)
                 change(hosted, around)
                 app = phone_app(hosted)
                 InProcessGrid(app, 1)  # gives this process the identity that messages need
                 context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
                 for name, (kind, record) in ASKS.items():
                     answers[change.__name__, name] = app(Message(record, 1, kind), context)
+                hosted.store.close()
     return answers
 
 

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
+from small_store import in_memory
 
 from sottovoce.client.consent import Consent
 from sottovoce.client.controls import Controls
@@ -32,6 +33,8 @@ START = {name: value.numpy() for name, value in initial(WORLD.schema, CONFIG, 0)
 ASKED = Instruction(
     "r" * 16, 1, "p" * 64, 0.5, LocalTraining(), START, np.array([0]), WORLD.schema.digest(), max_participations=3
 )
+tmp_path = in_memory
+
 PERSON = 3
 """Of the market: agrees to everything and clicked."""
 
