@@ -7,6 +7,7 @@ holds back has nothing to compute.
 """
 
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -170,12 +171,17 @@ class Phone:
 
 
 def phone_app(phone: Phone) -> ClientApp:
-    """The ClientApp of that phone: whatever fails inside, it answers with the one error and no more."""
+    """The ClientApp of that phone: whatever fails inside, it answers with the one error and no more.
+
+    Messages that come at once are answered one after the other, so that no two count as the same round.
+    """
+    turn = threading.Lock()
 
     def on_the_beat(message: Message, context: Context, answer: ClientAppCallable) -> Message:
         asked = phone.pace.clock()
         try:
-            said: RecordDict | Error = answer(message, context).content
+            with turn:
+                said: RecordDict | Error = answer(message, context).content
         except Exception:  # a programmer's mistake carries rows in its text as well as an expected error does
             said = Error(ERROR_CODE, NO_ANSWER)
         phone.pace.hold(asked)

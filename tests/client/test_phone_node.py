@@ -1,6 +1,7 @@
 """A phone as a node: one device from its own store, behind its own gate, and one error for whatever fails."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
@@ -99,6 +100,16 @@ def test_a_phone_trains_once_a_round_at_its_own_pace_and_as_often_as_it_may(phon
     assert trains(hosted, run_id="another")
     assert not trains(hosted, run_id="a third")  # too soon after it
     assert read_past(hosted.past).run("r" * 16).rounds == 3
+
+
+def test_a_round_that_is_asked_many_times_at_once_counts_once(phone):
+    app = phone_app(phone[0])
+    InProcessGrid(app, 1)  # gives this process the identity that messages need
+    context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
+    messages = [Message(instruction_record(ASKED), 1, MessageType.TRAIN) for _ in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        answers = [read_reply(one.content, ASKED) for one in pool.map(lambda message: app(message, context), messages)]
+    assert sum(any(value.any() for value in reply.total.values()) for reply in answers) == 1
 
 
 def test_a_restart_and_a_deletion_give_no_round_back(phone, tmp_path):
