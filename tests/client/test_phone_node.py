@@ -103,7 +103,13 @@ def test_a_phone_trains_once_a_round_at_its_own_pace_and_as_often_as_it_may(phon
 
 
 def test_a_round_that_is_asked_many_times_at_once_counts_once(phone):
-    app = phone_app(phone[0])
+    hosted, around = phone
+
+    def slowly():
+        time.sleep(0.005)  # asked for after the record was read and before it is written
+        return around.consent
+
+    app = phone_app(replace(hosted, consent=slowly))
     InProcessGrid(app, 1)  # gives this process the identity that messages need
     context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
     messages = [Message(instruction_record(ASKED), 1, MessageType.TRAIN) for _ in range(6)]
