@@ -56,7 +56,7 @@ class PageScorer:
     def __init__(self, keys: Keys, base: Floats, kind: npt.NDArray[np.intp], effects: Sequence[_Effect]) -> None:
         self._keys, self._base, self._kind, self._effects = keys, base, kind, tuple(effects)
 
-    def scores(self, context: Ids, events: Ids, outcomes: Ids, ad: Ids) -> Scores:
+    def scores(self, context: Ids, events: Ids, outcomes: Ids, ad: Ids) -> Scores:  # noqa: ARG002 - the person is not looked at
         """See `Scorer.scores`.
 
         Raises:
