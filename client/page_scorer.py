@@ -30,7 +30,8 @@ SAMPLE = 4
 MOST_SCORED = 65_536
 """Scores that the table may cost; page features with the most values are left out first."""
 
-_MIXER = np.random.default_rng(20_261_125).integers(1, 2**62, 4096, np.int64) | 1
+_GOLDEN = 0x9E3779B97F4A7C15
+"""2**64 divided by the golden ratio: its powers spread whole numbers over 64 bits. Source: Knuth, TAOCP 3, 6.4."""
 
 Keys = npt.NDArray[np.int64]
 
@@ -126,5 +127,6 @@ def page_scorer(encoder: Encoder, scorer: Scorer, catalogue: Catalogue) -> PageS
 
 def _keys(ad: Ids) -> Keys:
     """(N,) one number for each row."""
+    powers = np.array([pow(_GOLDEN, place + 1, 2**64) for place in range(ad.shape[1])], np.uint64).astype(np.int64)
     # Wraps around on purpose: a hash.
-    return np.asarray((ad.astype(np.int64) * _MIXER[: ad.shape[1]]).sum(axis=1))
+    return np.asarray((ad.astype(np.int64) * powers).sum(axis=1))
