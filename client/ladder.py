@@ -33,7 +33,7 @@ from sottovoce.client.catalogue import Catalogue
 from sottovoce.client.decision import Level
 from sottovoce.client.features import Encoder
 from sottovoce.client.personal_scorer import PersonalLayer
-from sottovoce.client.scorer import Scorer
+from sottovoce.client.scorer import Scorer, said
 from sottovoce.models.request import Scores
 from sottovoce.models.schema import FeatureSchema, Ids
 from sottovoce.privacy.errors import DeviceError
@@ -41,9 +41,6 @@ from sottovoce.privacy.errors import DeviceError
 FAILURES = 3
 REST_S = 300
 SHARES: Mapping[Level, float] = {"model": 0.5, "previous": 0.8}
-LONGEST_FAULT = 200
-"""Characters that are kept of what an exception says."""
-
 _MS, _S = 1_000_000, 1_000_000_000
 
 Clock = Callable[[], int]
@@ -198,12 +195,3 @@ class _Apart:
     def scores(self, context: Ids, events: Ids, outcomes: Ids, ad: Ids) -> Scores:
         """See `Scorer.scores`."""
         return self._scorer.scores(*(np.array(one) for one in (context, events, outcomes, ad)))
-
-
-def said(error: Exception) -> str:
-    """What an exception says, shortened; its type where it cannot say anything."""
-    try:
-        told = error.what if isinstance(error, DeviceError) else f"{type(error).__name__}: {error}"
-        return str(told)[:LONGEST_FAULT]
-    except Exception:
-        return type(error).__name__
