@@ -36,7 +36,6 @@ from sottovoce.client.personal_scorer import PersonalLayer
 from sottovoce.client.scorer import Scorer, said
 from sottovoce.models.request import Scores
 from sottovoce.models.schema import FeatureSchema, Ids
-from sottovoce.privacy.errors import DeviceError
 
 FAILURES = 3
 REST_S = 300

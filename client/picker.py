@@ -29,7 +29,7 @@ from sottovoce.client.controls import Controls, visible
 from sottovoce.client.decision import Decision, Used
 from sottovoce.client.events import EventLog, micros
 from sottovoce.client.features import Inputs
-from sottovoce.client.ladder import Clock, Ladder, Ranker, Step, said, steps
+from sottovoce.client.ladder import Clock, Ladder, Ranker, Step, steps
 from sottovoce.client.limits import Limits
 from sottovoce.client.offers import offered
 from sottovoce.client.pace import held_back
@@ -40,7 +40,7 @@ from sottovoce.client.reasons import Loss, NoBid
 from sottovoce.client.request import Request
 from sottovoce.client.rotation import in_turn
 from sottovoce.client.sale import sold
-from sottovoce.client.scorer import Scorer, ask
+from sottovoce.client.scorer import Scorer, ask, said
 from sottovoce.client.screening import screened
 from sottovoce.client.serving import serving
 from sottovoce.client.showing import Showing
