@@ -122,9 +122,11 @@ class Device:
         try:
             self.bundle = self._bundles.load(now)
             model = self._scorer(self.bundle) if self.bundle else None
+            if model is None:
+                self._notes["bundle"] = "there is no bundle that can be trusted and used now: ads take turns"
         except (SottovoceError, OSError) as error:
             self.bundle = None
-            self._notes["bundle"] = f"no model: {error}"
+            self._notes["bundle"] = f"the model cannot be used, ads take turns: {error}"
         self._model = model
         self._serve(now)
 
@@ -225,6 +227,11 @@ class Device:
         self.catalogue = catalogue
         self._serve(now)
 
+    def active_bundle(self) -> bytes | None:
+        """The bytes of the newest bundle that was taken, if its file is whole."""
+        found = self._bundles.active()
+        return found[1] if found else None
+
     def take_bundle(self, data: bytes, now: datetime) -> None:
         """Put another bundle to use; see `BundleStore.offer` for what it raises: the one in use stays then."""
         self._bundles.offer(data, now)
@@ -272,7 +279,9 @@ class Device:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_atomically(self._folder / name, data)
         except OSError as error:
-            raise DeviceError(f"{name} cannot be written: {error.strerror or error}", "free or repair the disk") from error
+            raise DeviceError(
+                f"{name} cannot be written: {error.strerror or error}", "free or repair the disk"
+            ) from error
         self._notes.pop(name, None)
 
 
