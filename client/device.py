@@ -9,8 +9,9 @@ in the folder         what it is
 `consent.json`        the standard keys of consent
 ====================  ==========================================================================================
 
-Nothing of it raises while ads are picked: without a store memory serves; where events were lost, ads whose caps look back that far rest; without a bundle
-the ads take turns; without a catalogue there is no ad; without consent nothing is personalised. `notes` says which.
+Nothing of it raises while ads are picked. Without a store memory serves; where events were lost, ads whose caps look
+back that far rest; without a bundle the ads take turns; without a catalogue there is no ad; without consent nothing is
+personalised. `notes` says which.
 Key, clock and randomness are the caller's.
 """
 

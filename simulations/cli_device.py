@@ -17,9 +17,10 @@ from sottovoce.client.policy import PickerPolicy
 from sottovoce.client.runtimes import required
 from sottovoce.models.atomic import write_atomically
 from sottovoce.models.quiet import quiet_stderr
-from sottovoce.models.signing import load_public_key
+from sottovoce.models.signing import generate_key, load_public_key
 from sottovoce.models.trust import Trust
 from sottovoce.privacy.errors import DeviceError, SottovoceError
+from sottovoce.simulations.bundle_facts import printable
 from sottovoce.simulations.cli_options import PATH, as_json
 from sottovoce.simulations.device_session import Session
 from sottovoce.simulations.settings_file import read_settings
@@ -56,8 +57,8 @@ def device(
 ) -> int:
     """Be one phone: open pages, see its ads, ask why, and change what it may know.
 
-    DIR keeps the phone from one session to the next; `sottovoce data device --out DIR` fills one. Commands come from the
-    terminal or, a line each, from standard input. With --json every answer is one line of JSON.
+    DIR keeps the phone from one session to the next; `sottovoce data device --out DIR` fills one. Commands come from
+    the terminal or, a line each, from standard input. With --json every answer is one line of JSON.
     """
     started = datetime.now(UTC)
     ahead = now.replace(tzinfo=UTC) - started if now else timedelta(0)
@@ -92,9 +93,9 @@ def _opened(folder: Path, key: Path | None, policy: Path | None, seed: int | Non
             raise DeviceError(f"{folder}: {error.strerror or error}", "choose a folder you may write to") from error
     if folder.exists() and not folder.is_dir():
         raise DeviceError(f"{folder} is a file", "name a folder")
-    if not signer.exists():
-        raise DeviceError(f"{folder} trusts nobody's models yet", "name the signer's public key once: --key FILE")
-    bundles = BundleStore(folder / BUNDLES, Trust((load_public_key(signer),)), required("litert"))
+    # Without a key nobody's models are trusted: a key that nothing was ever signed with says just that.
+    trusted = load_public_key(signer) if signer.exists() else generate_key().public_key()
+    bundles = BundleStore(folder / BUNDLES, Trust((trusted,)), required("litert"))
     uniform = random.Random(seed).random if seed is not None else random.SystemRandom().random  # noqa: S311 - a choice
     with quiet_stderr():
         return Device(folder, bundles, FileKeystore(folder / KEY), now, uniform, settings)
@@ -164,7 +165,7 @@ def _print_line(value: object) -> None:
 
 def _plain(text: str) -> str:
     """What a terminal may be shown: texts of a catalogue could hold control characters."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def _read(path: Path) -> bytes:

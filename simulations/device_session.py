@@ -22,7 +22,7 @@ from sottovoce.client.request import Request, decode_request
 from sottovoce.client.taxonomy import named
 from sottovoce.models.atomic import write_atomically
 from sottovoce.privacy.errors import DeviceError
-from sottovoce.simulations.phone import CATEGORIES, SIZES
+from sottovoce.simulations.market import CATEGORIES, SIZES
 
 HELP = """\
 page [CATEGORY] [WxH]   open a page and see its ad; a name such as sports, or an id of Content Taxonomy 3.1

@@ -81,15 +81,16 @@ class OneBlock(Market):
     def block_people(self, block: int) -> People:
         """See `Market`."""
         if block != getattr(self, "_block", None):
-            self._block, self._people, self._block_log = block, super().block_people(block), None
+            self._block, self._people = block, super().block_people(block)
+            self._log: Log | None = None
         return self._people
 
     def block_log(self, block: int, people: People) -> Log:
         """See `Market`."""
         self.block_people(block)
-        if self._block_log is None:
-            self._block_log: Log | None = super().block_log(block, people)
-        return self._block_log
+        if self._log is None:
+            self._log = super().block_log(block, people)
+        return self._log
 
 
 class Truth:
@@ -164,7 +165,7 @@ def compare(picker: Callable[[Catalogue], Picker], market: Market, asked: Sequen
             if winner is not None:
                 earned[row, column] = worth(market, truth, catalogue.place[winner.crid])
     _, owner = np.unique([one.person for one in asked], return_inverse=True)
-    by_person = np.stack([np.bincount(owner, column) for column in earned.T], 1)
+    by_person = np.stack([np.bincount(owner, column) for column in earned.T], 1).astype(np.float64)
     personalised, contextual, best = (float(1000 * total / len(asked)) for total in earned.sum(0))
     return Value(
         people=len(by_person),
