@@ -37,7 +37,9 @@ _MOST_LOG = 16 * 1024 * 1024
 @click.option("--catalogue", type=PATH, help="Catalogue to install first. [default: DIR/catalogue.json]")
 @click.option("--consent", type=PATH, help="Consent keys to take first. [default: DIR/consent.json]")
 @click.option(
-    "--log", type=PATH, help="What happened before, for a device that remembers nothing. [default: DIR/events.jsonl]"
+    "--log",
+    type=PATH,
+    help="What happened before, for an empty device. [default: DIR/events.jsonl, which is sealed and removed]",
 )
 @click.option("--policy", type=PATH, help="Settings of the app, JSON or TOML.")
 @click.option("--now", type=click.DateTime(["%Y-%m-%dT%H:%M:%SZ"]), help="Time to start from, UTC. [default: now]")
@@ -75,7 +77,7 @@ def device(
             opened.take_catalogue(_read(catalogue), clock())
         if consent:
             opened.allow(_read(consent))
-        _remember(opened, log or folder / LOG, log is not None, clock())
+        _remember(opened, folder / LOG if log is None else log, clock(), moved=log is None)
         return _talk(Session(opened, clock), json_output)
     finally:
         opened.close()
@@ -108,13 +110,22 @@ def _install(opened: Device, data: bytes, now: datetime) -> None:
         opened.take_bundle(data, now)
 
 
-def _remember(opened: Device, path: Path, named: bool, now: datetime) -> None:
-    """Take over an earlier log into a store that is empty."""
-    if opened.log.events or not (named or path.is_file()):
+def _remember(opened: Device, path: Path, now: datetime, moved: bool) -> None:
+    """Take over an earlier log into a store that is empty.
+
+    A log in the device's own folder is moved, not copied: it would lie there readable, and come back after everything
+    was deleted.
+    """
+    if moved and not path.is_file():
         return
-    for event in decode_log(_read(path), str(path)).events:
-        opened.store.append(event, now, wait=False)
-    opened.store.flush()
+    if not opened.log.events:
+        for event in decode_log(_read(path), str(path)).events:
+            opened.store.append(event, now, wait=False)
+    if opened.store.flush() and moved:
+        try:
+            path.unlink()
+        except OSError as error:
+            raise DeviceError(f"{path}: {error.strerror or error}", "remove it: it is not sealed") from error
 
 
 def _talk(session: Session, json_output: bool) -> int:

@@ -311,13 +311,14 @@ class Session:
         said = _one(words, "clock +3d")
         try:
             if said[:1] in "+-" and said[-1] in _UNITS:
-                self._ahead += timedelta(**{_UNITS[said[-1]]: float(said[:-1])})
+                ahead = self._ahead + timedelta(**{_UNITS[said[-1]]: float(said[:-1])})
             else:
                 moment = datetime.fromisoformat(said)
-                self._ahead = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - self._clock()
-            moved = self.now
+                ahead = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - self._clock()
+            moved = self._clock() + ahead
         except (ValueError, OverflowError):
             raise DeviceError(f"{said!r} is no time", "say: clock +3d, or clock 2026-11-25T12:00:00Z") from None
+        self._ahead = ahead
         return Answer(f"it is {moved:%Y-%m-%d %H:%M}", {"now": moved})
 
 

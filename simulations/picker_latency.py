@@ -2,6 +2,7 @@
 
 import gc
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from statistics import median
 
@@ -82,13 +83,16 @@ def crowded(market: Market, ads: int, eligible: int, now: datetime) -> Catalogue
     return msgspec.structs.replace(whole, campaigns=campaigns, ads=kept)
 
 
-def measure(ads: int, eligible: int, decisions: int) -> PickLatency:
+def measure(
+    ads: int, eligible: int, decisions: int, scorer: Callable[[FeatureSchema], Scorer] = random_ranker
+) -> PickLatency:
     """Time decisions of one person whose log grows by what they lead to.
 
     Args:
         ads: in the catalogue.
         eligible: of them fit the place.
         decisions: at least `TURNS`.
+        scorer: makes the model.
 
     Raises:
         ValueError: fewer ads of one size than must fit.
@@ -100,7 +104,7 @@ def measure(ads: int, eligible: int, decisions: int) -> PickLatency:
     person = int(np.flatnonzero(market.block_people(0).serve)[0])
     now = phone.visit(market, person).time
     catalogue = crowded(market, ads, eligible, now)
-    picker = Picker(market.schema, random_ranker(market.schema), catalogue)
+    picker = Picker(market.schema, scorer(market.schema), catalogue)
     request, log = decode_request(phone.request_json(market, person)), decode_log(phone.events_jsonl(market, person))
     features = request.ext.features
     took: list[float] = []
