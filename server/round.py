@@ -177,6 +177,7 @@ class Coordinator:
                 self.training,
                 parameters,
                 devices,
+                self.schema_digest,
                 self.plan.max_participations,
             )
             for node, devices in population.split(cohort)

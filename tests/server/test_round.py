@@ -230,12 +230,13 @@ def test_two_nodes_with_one_place_are_refused():
 
 def test_an_instruction_survives_the_wire():
     sent = Instruction(
-        "r", 3, "p", 0.5, LocalTraining(3, 0.1, 7), {"table": np.ones((2, 2), np.float32)}, np.array([4, 9])
+        "r", 3, "p", 0.5, LocalTraining(3, 0.1, 7), {"table": np.ones((2, 2), np.float32)}, np.array([4, 9]), "s"
     )
     from sottovoce.client.message import instruction_record
 
     got = read_instruction(instruction_record(sent))
-    assert (got.run_id, got.round, got.plan_hash, got.clip_norm, got.training) == ("r", 3, "p", 0.5, sent.training)
+    assert (got.run_id, got.round, got.plan_hash, got.schema_digest) == ("r", 3, "p", "s")
+    assert (got.clip_norm, got.training) == (0.5, sent.training)
     np.testing.assert_array_equal(got.devices, sent.devices)
     np.testing.assert_array_equal(got.parameters["table"], sent.parameters["table"])
 
