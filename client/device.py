@@ -10,8 +10,8 @@ in the folder         what it is
 ====================  ==========================================================================================
 
 Nothing of it raises while ads are picked. Without a store memory serves; where events were lost, ads whose caps look
-back that far rest; without a bundle the ads take turns; without a catalogue there is no ad; without consent nothing is
-personalised. `notes` says which.
+back that far rest; without a bundle the one before it serves, or ads take turns; without a catalogue there is no ad;
+without consent nothing is personalised. `notes` says which.
 Key, clock and randomness are the caller's.
 """
 
@@ -32,7 +32,10 @@ from sottovoce.client.controls import Controls
 from sottovoce.client.decision import Decision
 from sottovoce.client.event_store import EventStore
 from sottovoce.client.events import Event, EventLog
+from sottovoce.client.features import Encoder
 from sottovoce.client.keystore import Keystore
+from sottovoce.client.ladder import Clock, Ranker
+from sottovoce.client.page_scorer import page_scorer
 from sottovoce.client.picker import Picker
 from sottovoce.client.policy import PickerPolicy
 from sottovoce.client.request import Request
@@ -71,6 +74,7 @@ class Device:
         uniform: makes a fresh uniform random number in [0, 1) for each decision.
         policy: of the app.
         scorer: loads a bundle's model.
+        ticks: rising nanoseconds, such as `time.monotonic_ns`, for the deadline of the policy; None sets no deadline.
 
     Attributes:
         catalogue: in use.
@@ -89,9 +93,10 @@ class Device:
         uniform: Callable[[], float],
         policy: PickerPolicy | None = None,
         scorer: Callable[[Bundle], Scorer] = litert,
+        ticks: Clock | None = None,
     ) -> None:
         self._folder, self._bundles, self._uniform = folder, bundles, uniform
-        self._policy, self._scorer = policy or PickerPolicy(), scorer
+        self._policy, self._scorer, self._ticks = policy or PickerPolicy(), scorer, ticks
         self._notes: dict[str, str] = {}
         self._pages: OrderedDict[str, dict[str, FeatureValue]] = OrderedDict()
         self.store = EventStore(folder / STORE, keystore, now)
@@ -119,30 +124,37 @@ class Device:
         self.catalogue = self._read(CATALOGUE, decode_catalogue, self.catalogue)
         self.consent = self._read(CONSENT, decode_consent, Consent())
         self.bundle: Bundle | None = None
-        model: Scorer | None = None
+        self._rankers: list[Ranker] = []
         try:
-            self.bundle = self._bundles.load(now)
-            model = self._scorer(self.bundle) if self.bundle else None
-            if model is None:
-                self._notes["bundle"] = "there is no bundle that can be trusted and used now: ads take turns"
+            for bundle in self._bundles.usable(now):
+                manifest = bundle.manifest
+                name = f"{manifest.model_id} {manifest.version}"
+                self._rankers.append(Ranker(bundle.schema, self._scorer(bundle), manifest.personal_variance, name))
+                self.bundle = self.bundle or bundle
         except (SottovoceError, OSError) as error:
-            self.bundle = None
-            self._notes["bundle"] = f"the model cannot be used, ads take turns: {error}"
-        self._model = model
+            self._notes["bundle"] = f"a model cannot be used: {error}"
+        if not self._rankers:
+            self._notes.setdefault("bundle", "there is no bundle that can be trusted and used now: ads take turns")
         self._serve(now)
 
     def _serve(self, now: datetime) -> None:
-        """The picker over what is in use. Whatever else decides comes in here: explorer, value rule, older models."""
+        """The picker over what is in use. Whatever else helps to decide comes in here, such as parts of creatives."""
         # A cap that looks further back than to where events were lost means nothing: its ads are not shown then.
         self._looked = now
         shown = self.catalogue if self._gap is None else countable(self.catalogue, now - self._gap)
-        if self.bundle is None:
-            self._picker = Picker(_NO_MODEL, None, shown, policy=self._policy)
-            return
-        manifest = self.bundle.manifest
-        name = f"{manifest.model_id} {manifest.version}"
-        variance = manifest.personal_variance
-        self._picker = Picker(self.bundle.schema, self._model, shown, variance, self._policy, name)
+        newest, previous = ([*self._rankers, None, None])[:2]
+        newest = newest or Ranker(_NO_MODEL, None)
+        self._picker = Picker(
+            newest.schema,
+            newest.scorer,
+            shown,
+            newest.personal_variance,
+            self._policy,
+            newest.name,
+            previous=previous,
+            page=_by_page(newest, shown),
+            clock=self._ticks,
+        )
 
     def pick(self, request: Request, now: datetime) -> Decision:
         """The answer to a request; it raises nothing but what `Picker.pick` calls a mistake of the caller."""
@@ -284,6 +296,16 @@ class Device:
                 f"{name} cannot be written: {error.strerror or error}", "free or repair the disk"
             ) from error
         self._notes.pop(name, None)
+
+
+def _by_page(model: Ranker, catalogue: Catalogue) -> Scorer | None:
+    """The table of pages that this model makes, asked while it works; None where it does not."""
+    if model.scorer is None:
+        return None
+    try:
+        return page_scorer(Encoder(model.schema, catalogue), model.scorer, catalogue)
+    except DeviceError:
+        return None
 
 
 def countable(catalogue: Catalogue, since: timedelta) -> Catalogue:

@@ -2,6 +2,7 @@
 
 import random
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -100,7 +101,7 @@ def _opened(folder: Path, key: Path | None, policy: Path | None, seed: int | Non
     bundles = BundleStore(folder / BUNDLES, Trust((trusted,)), required("litert"))
     uniform = random.Random(seed).random if seed is not None else random.SystemRandom().random  # noqa: S311 - a choice
     with quiet_stderr():
-        return Device(folder, bundles, FileKeystore(folder / KEY), now, uniform, settings)
+        return Device(folder, bundles, FileKeystore(folder / KEY), now, uniform, settings, ticks=time.monotonic_ns)
 
 
 def _install(opened: Device, data: bytes, now: datetime) -> None:

@@ -85,7 +85,16 @@ class Phone:
         """The device, from its folder alone."""
         bundles = BundleStore(self.folder / BUNDLES, Trust((self.key,)), required("litert"))
         with quiet_stderr():
-            return Device(self.folder, bundles, FileKeystore(self.folder / "key"), now, lambda: 0.5, scorer=scorer)
+            return Device(
+                self.folder,
+                bundles,
+                FileKeystore(self.folder / "key"),
+                now,
+                lambda: 0.5,
+                None,
+                scorer,
+                time.monotonic_ns,
+            )
 
 
 def ready(folder: Path, market: Market, bundle: bytes, key: PublicKey, now: datetime) -> tuple[Phone, list[Request]]:

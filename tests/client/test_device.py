@@ -269,6 +269,34 @@ def test_whatever_lies_in_the_folder_every_request_is_answered(phone, fault):
     device.close()
 
 
+def test_a_model_that_fails_is_followed_by_the_one_before_it_then_by_the_page_then_by_turns(phone):
+    device = phone.open()
+    device.take_bundle(version(2), NOW)
+    device.close()
+    newest = []
+
+    class Late:
+        """The newest model works while it is asked for its table of pages, and fails once `broken` is set."""
+
+        def __init__(self, bundle):
+            self.model, self.version = scorer_of(bundle), bundle.manifest.version
+
+        def scores(self, *inputs):
+            if self.version in newest:
+                raise RuntimeError("gone")
+            return self.model.scores(*inputs)
+
+    phone.scorer = Late
+    device = phone.open()
+    found = []
+    for broken in ((), (2,), (1, 2)):
+        newest[:] = broken
+        decision = device.pick(page(), NOW)
+        found.append((decision.fallback, decision.used.model))
+    assert [level for level, _ in found] == ["model", "previous", "contextual"]
+    assert [name for _, name in found][:2] == ["line 2", "line 1"]
+
+
 def test_a_model_that_expires_stops_and_comes_back_with_the_clock(phone):
     device = phone.open()
     levels = [device.pick(page(n), NOW + days * DAY).fallback for n, days in enumerate((1, 40, 41, 2))]
