@@ -712,7 +712,7 @@ main()
 """
 
 
-def test_pick_runs_where_only_the_device_runtime_is_installed_and_the_others_say_what_is_missing(released):
+def test_pick_runs_where_only_the_device_runtime_is_installed_and_the_others_say_what_is_missing(released, tmp_path):
     def there(*arguments):
         command = [sys.executable, "-c", BLOCKED, *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True)
@@ -720,7 +720,7 @@ def test_pick_runs_where_only_the_device_runtime_is_installed_and_the_others_say
     picked = there(*picking(released), "--json")
     assert (picked.returncode, picked.stderr) == (0, "")
     assert json.loads(picked.stdout)["decision"]
-    phone = there("device", released / "phone", "--json")
+    phone = there("device", shutil.copytree(released / "phone", tmp_path / "phone"), "--json")
     assert (phone.returncode, phone.stdout, phone.stderr) == (0, "", "")
     for arguments in (["simulate"], ["audit", released], ["release", released], ["bench", "fleet"]):
         told = there(*arguments)
