@@ -204,3 +204,49 @@ def ledger(kills: int, writers: int, rounds: int, folder: Path, json_output: boo
         made = f"{speed.releases_made:,} of {speed.releases_allowed:,} allowed releases made"
         click.echo(f"  {speed.kills} kills, {speed.writers} writers at a time: {lost}, {made}")
         click.echo(f"  tampering: {speed.tampers_found} of {speed.tampers_tried} found and the row named")
+
+
+@bench.command()
+@click.option("--bundle", type=PATH, help="RUN/bundle.svb of a run on the market. [default: one is trained first]")
+@click.option("--key", type=PATH, help="Public key of its signer. [default: signing.pub.pem beside the bundle]")
+@click.option("--decisions", type=click.IntRange(min=50), default=2_000, show_default=True, help="Timed ones.")
+@click.option("--people", type=click.IntRange(10, 3_000), default=500, show_default=True, help="Whose ads are counted.")
+@as_json
+def picker(bundle: Path | None, key: Path | None, decisions: int, people: int, json_output: bool) -> None:
+    """The picker: time of a decision, what it earns against an oracle, caps across restarts, answers under faults.
+
+    Without --bundle the default ranker is trained first, which takes most of a minute.
+    """
+    # Needs all of [train], which an environment of the peers does not have.
+    from sottovoce.simulations import picker_bench
+
+    with torch_threads(1):
+        effort = picker_bench.Effort(decisions=decisions, people=people)
+        result = picker_bench.bench(bundle, key, effort, lambda what: click.echo(f"... {what}", err=True))
+    if json_output:
+        print_json(result)
+        return
+    for speed in result.latency:
+        click.echo(
+            f"{speed.ads:,} ads, {speed.eligible:,} fit: p50 {speed.p50_ms:.2f} ms (fifths {speed.p50_range_ms[0]:.2f}"
+            f" ... {speed.p50_range_ms[1]:.2f}), p99 {speed.p99_ms:.2f} ms; {speed.decisions:,} decisions, one thread"
+        )
+    value = result.value
+    epsilon = "no finite epsilon" if result.epsilon is None else f"epsilon {result.epsilon:.2f}"
+    click.echo(f"{result.model}, {epsilon}; {value.people:,} people who did not train it")
+    click.echo(f"true expected USD per thousand requests, {value.requests:,} of them after the training days:")
+    for name, earned, ratio, (low, high) in (
+        ("personalised", value.personalised, 1.0, (1.0, 1.0)),
+        ("contextual", value.contextual, value.vs_contextual, value.vs_contextual_range),
+        ("oracle", value.oracle, value.vs_oracle, value.vs_oracle_range),
+    ):
+        against = "" if name == "personalised" else f"   personalised is {ratio:.2f} of it ({low:.2f} ... {high:.2f})"
+        click.echo(f"  {name:14}{earned:8.2f}{against}")
+    caps = result.caps
+    click.echo(
+        f"caps: {caps.violated} violated in {caps.shown:,} impressions and {caps.restarts} restarts; they kept ads back"
+        f" in {caps.reached:,} of {caps.decisions:,} decisions"
+    )
+    click.echo(f"answered: {result.answers.answered:.2%} of {result.answers.asked:,} requests")
+    for fault, levels in result.answers.levels.items():
+        click.echo(f"  {fault:20}{', '.join(levels)}")

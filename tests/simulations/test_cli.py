@@ -85,6 +85,10 @@ USAGE = [
     ["pick", "bundle"],
     ["pick", "b", "--key", "k", "--catalogue", "c", "--request", "r", "--trusted-version", "-1"],
     ["pick", "b", "--key", "k", "--catalogue", "c", "--request", "r", "--now", "yesterday"],
+    ["pick", "b", "--key", "k", "--catalogue", "c", "--request", "r", "--draw", "1"],
+    ["device"],
+    ["device", "d", "--now", "yesterday"],
+    ["bench", "picker", "--decisions", "1"],
     ["data", "describe", "nothing"],
     ["data", "device", "--out", "x", "--seed", "-1"],
     ["data", "device", "--out", "x", "--rows-per-device", "1"],
@@ -674,6 +678,28 @@ def test_garbage_on_the_phone_is_named(call, released, tmp_path, name, content):
     refused(call(*picking(released, **{name: file})), "garbage")
 
 
+def test_a_pick_follows_controls_policy_and_draw(call, released, tmp_path):
+    def picked(*options):
+        code, out, err = call(*picking(released), *options, "--json")
+        assert (code, err) == (0, "")
+        return json.loads(out)["decision"]
+
+    first = picked()["winner"]["crid"]
+    for name, content in (("c.json", f'{{"muted_crids": ["{first}"]}}'), ("c.toml", f'muted_crids = ["{first}"]')):
+        (tmp_path / name).write_text(content)
+        assert picked("--controls", tmp_path / name)["winner"]["crid"] != first
+    (tmp_path / "p.toml").write_text("[page]\nper_day = 0\n")
+    assert picked("--policy", tmp_path / "p.toml")["nbr_words"] == "enough ads were shown in the last day"
+    (tmp_path / "e.toml").write_text("[exploration]\nmethod = 'epsilon'\nepsilon = 1.0\n")
+    drawn = [picked("--policy", tmp_path / "e.toml", "--draw", draw) for draw in (0.0, 0.99)]
+    assert [one["draw"] for one in drawn] == [0.0, 0.99]
+    assert drawn[0]["winner"]["crid"] != drawn[1]["winner"]["crid"]
+    (tmp_path / "wrong.toml").write_text("per_minute = 1\n")
+    for option in ("--controls", "--policy"):
+        refused(call(*picking(released), option, tmp_path / "wrong.toml"), "per_minute")
+        refused(call(*picking(released), option, tmp_path / "missing"), "missing")
+
+
 BLOCKED = """
 import sys
 class Block:
@@ -686,7 +712,7 @@ main()
 """
 
 
-def test_pick_runs_where_only_the_device_runtime_is_installed_and_the_others_say_what_is_missing(released):
+def test_pick_runs_where_only_the_device_runtime_is_installed_and_the_others_say_what_is_missing(released, tmp_path):
     def there(*arguments):
         command = [sys.executable, "-c", BLOCKED, *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True)
@@ -694,6 +720,8 @@ def test_pick_runs_where_only_the_device_runtime_is_installed_and_the_others_say
     picked = there(*picking(released), "--json")
     assert (picked.returncode, picked.stderr) == (0, "")
     assert json.loads(picked.stdout)["decision"]
+    phone = there("device", shutil.copytree(released / "phone", tmp_path / "phone"), "--json")
+    assert (phone.returncode, phone.stdout, phone.stderr) == (0, "", "")
     for arguments in (["simulate"], ["audit", released], ["release", released], ["bench", "fleet"]):
         told = there(*arguments)
         refused((told.returncode, told.stdout, told.stderr), "not installed", "sottovoce[train]")
