@@ -2,7 +2,7 @@
 
     ca/            ca.crt, ca.key                      stays with whoever signs certificates
     coordinator/   the gate and the SuperLink          one machine
-    node-0/ ...    a SuperNode each                    one folder for each machine
+    node-0/ ...    a SuperNode and its worker each     one folder for each machine
 
 Everything is text made of a `Deployment`, without the disk. Nothing here can ask for plain text: there is no such option.
 """
@@ -134,8 +134,19 @@ class Deployment:
             *(str(self.programs / "flower-supernode"), "--superlink", f"{host}:{self.port}"),
             *("--root-certificates", str(at / "ca.crt"), "--auth-supernode-private-key", str(at / "node.key")),
             *("--node-config", hosts, "--host", "127.0.0.1", "--port", str(self.node_port + number)),
+            *("--isolation", "process", "--superexec-auth-secret-file", str(at / "worker.secret")),
         )
         return Program(f"sottovoce-node-{number}", at, f"Flower SuperNode {number}", command, self._environment(at))
+
+    def worker(self, number: int) -> Program:
+        """The process that trains for SuperNode `number`, on the same machine."""
+        at = self.node(number)
+        command = (
+            *(str(self.programs / "sottovoce"), "deploy", "worker"),
+            *("--supernode", f"127.0.0.1:{self.node_port + number}", "--secret", str(at / "worker.secret")),
+        )
+        name = f"sottovoce-node-{number}"
+        return Program(f"{name}-worker", at, f"Worker of SuperNode {number}", command, self._environment(at), name)
 
     def _environment(self, at: PurePosixPath) -> dict[str, str]:
         found = {**QUIET, "FLWR_HOME": str(at / "flower"), "PATH": f"{self.programs}:/usr/local/bin:/usr/bin:/bin"}
@@ -169,9 +180,9 @@ class Deployment:
         for program in (self.superlink(), self.gate()):
             yield f"coordinator/{program.name}.service", unit(program, self.user)
         for number in range(self.nodes):
-            program = self.supernode(number)
             yield f"node-{number}/experiment.toml", experiment
-            yield f"node-{number}/{program.name}.service", unit(program, self.user)
+            for program in (self.supernode(number), self.worker(number)):
+                yield f"node-{number}/{program.name}.service", unit(program, self.user)
 
     def commands(self) -> str:
         """Every command in its order, as a script to read and to copy from."""
@@ -180,7 +191,7 @@ class Deployment:
         lines += ["", "# Once, on the coordinator, while the SuperLink runs: let the nodes in."]
         lines += [shell(self.register(number), self.operator()) for number in range(self.nodes)]
         lines += ["", "# On each node's machine, from its own folder."]
-        nodes = [self.supernode(number) for number in range(self.nodes)]
+        nodes = [program for number in range(self.nodes) for program in (self.supernode(number), self.worker(number))]
         lines += [shell(program.command, program.environment) for program in nodes]
         lines += ["", "# On the coordinator, when every node is online: see them, train, watch."]
         flwr = str(self.programs / "flwr")

@@ -1,6 +1,7 @@
 """`deploy`: a federation on Flower's deployment runtime, with TLS, a key for every node, and a gate in front."""
 
 import ipaddress
+import secrets
 import sys
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -9,12 +10,14 @@ import click
 
 from sottovoce.models.atomic import write_atomically
 from sottovoce.privacy.errors import ConfigError
-from sottovoce.server.certificates import Certified, authority, node_key, server_certificate, valid_until
+from sottovoce.server.certificates import Certified, authority, is_loopback, node_key, server_certificate, valid_until
 from sottovoce.server.deployment import Deployment, shell
 from sottovoce.simulations.cli_options import PATH, as_json, print_json
 from sottovoce.simulations.experiment import compose
+from sottovoce.simulations.threads import torch_threads
 
 _SECRET = 0o600
+_SECRET_BYTES = 32
 
 PORT = click.IntRange(1, 65535)
 
@@ -86,7 +89,8 @@ def init(
         raise ConfigError(f"{error.filename}: {error.strerror}", "name a folder that you may write") from error
     ends = {"ca.crt": valid_until(signer.certificate), "server.crt": valid_until(server.certificate)}
     if json_output:
-        programs_told = [plan.superlink(), plan.gate(), *(plan.supernode(number) for number in range(nodes))]
+        programs_told = [plan.superlink(), plan.gate()]
+        programs_told += [one for number in range(nodes) for one in (plan.supernode(number), plan.worker(number))]
         print_json(
             {
                 "folder": str(folder),
@@ -153,6 +157,28 @@ def gate(listen: str, superlink: str, certificate: Path, key: Path, signer: Path
     serve(_place(listen), _place(superlink), certificate, key, signer)
 
 
+@deploy.command()
+@click.option("--supernode", required=True, help="ADDRESS:PORT of the SuperNode's Runtime API, on loopback.")
+@click.option("--secret", type=PATH, required=True, help="File that the SuperNode was started with, too.")
+def worker(supernode: str, secret: Path) -> None:
+    """Train for the SuperNode of this machine, in one process that remembers who took part."""
+    # Loads torch, which the other commands do not need.
+    from sottovoce.simulations.flower import client_app
+    from sottovoce.simulations.node_worker import Worker
+
+    host, port = _place(supernode)
+    if not is_loopback(host):
+        raise ConfigError(f"the SuperNode is at {host}", "start the worker on its machine: the way to it is plain text")
+    try:
+        shared = secret.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{secret}: {error.strerror}", "name the worker.secret of the node's folder") from error
+    if len(shared) < _SECRET_BYTES:
+        raise ConfigError(f"{secret} holds {len(shared)} bytes", f"take {_SECRET_BYTES} random ones or more")
+    with torch_threads(1):
+        Worker(f"{host}:{port}", shared, client_app).work()
+
+
 def _place(value: str) -> tuple[str, int]:
     host, _, port = value.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
@@ -181,6 +207,7 @@ def _write(folder: Path, plan: Deployment, experiment: str, signer: Certified, s
         made = node_key()
         (folder / f"node-{number}" / "flower").mkdir()
         write_atomically(folder / f"node-{number}" / "node.key", made.private, _SECRET)
+        write_atomically(folder / f"node-{number}" / "worker.secret", secrets.token_bytes(_SECRET_BYTES), _SECRET)
         write_atomically(folder / "coordinator" / "nodes" / f"node-{number}.pub", made.public)
     for name, text in plan.files(experiment):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
