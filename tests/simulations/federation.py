@@ -53,7 +53,7 @@ class Federation:
 
     @classmethod
     def written(cls, folder, experiment, nodes):
-        start = free_ports(nodes + 2)
+        start = free_ports(nodes + 5)
         done = subprocess.run(
             [
                 *(BIN / "sottovoce", "deploy", "init", folder / "dep", "--experiment", experiment, "--json"),
@@ -66,6 +66,7 @@ class Federation:
         )
         made = cls(folder, json.loads(done.stdout))
         made.gate, made.superlink = start, start + 1
+        made.spare = [start + 2 + nodes + number for number in range(3)]
         return made
 
     def start(self, name, command=None):
@@ -136,8 +137,8 @@ class Federation:
             "flwr-public-key": base64.b64encode(public).decode(),
             "flwr-timestamp": now,
             "flwr-signature": base64.b64encode(key.sign(now.encode(), ec.ECDSA(hashes.SHA256()))).decode(),
-            "content-type": "application/x-protobuf",
-            "accept": "application/x-protobuf",
+            "content-type": "application/protobuf",
+            "accept": "application/protobuf",
         }
 
     def post(self, port, path, body, headers, scheme="https"):

@@ -59,7 +59,7 @@ def intruder(federation, name, private):
     file.chmod(0o600)
     command = list(federation.programs["sottovoce-node-0"]["command"])
     command[command.index("--auth-supernode-private-key") + 1] = str(file)
-    command[command.index("--port") + 1] = str(federation.gate - 1 if name == "unknown" else federation.gate - 2)
+    command[command.index("--port") + 1] = str(federation.spare.pop())
     command += ["--max-retries", "2"]
     federation.start(name, command)
 
@@ -125,7 +125,7 @@ def intruders_are_refused(federation, ids):
             federation.post(port, path, beat, federation.signed(own), scheme="http")
     key = federation.folder / "dep" / "node-0" / "node.key"
     command = federation.programs["sottovoce-node-0"]["command"]
-    plain = [*command[:3], "--insecure", "--auth-supernode-private-key", str(key), "--port", str(federation.gate - 3)]
+    plain = [*command[:3], "--insecure", "--auth-supernode-private-key", str(key), "--port", str(federation.spare.pop())]
     refused = subprocess.run(plain, capture_output=True, text=True, timeout=90)
     assert refused.returncode != 0
     assert "requires a secure TLS connection" in refused.stdout + refused.stderr
