@@ -1,7 +1,6 @@
 """`deploy`: a federation on Flower's deployment runtime, with TLS, a key for every node, and a gate in front."""
 
 import ipaddress
-import secrets
 import sys
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -10,14 +9,13 @@ import click
 
 from sottovoce.models.atomic import write_atomically
 from sottovoce.privacy.errors import ConfigError
-from sottovoce.server.certificates import Certified, authority, is_loopback, node_key, server_certificate, valid_until
+from sottovoce.server.certificates import Certified, authority, is_loopback, server_certificate, valid_until
 from sottovoce.server.deployment import Deployment, shell
 from sottovoce.simulations.cli_options import PATH, as_json, print_json
+from sottovoce.simulations.deployment_folder import SECRET, SECRET_BYTES, write_folder
 from sottovoce.simulations.experiment import compose
 from sottovoce.simulations.threads import torch_threads
 
-_SECRET = 0o600
-_SECRET_BYTES = 32
 
 PORT = click.IntRange(1, 65535)
 
@@ -84,7 +82,7 @@ def init(
     if folder.exists() or folder.is_symlink():
         raise ConfigError(f"{folder} is there already", "name a new folder; nothing is overwritten")
     try:
-        _write(folder, plan, experiment.read_text(), signer, server)
+        write_folder(folder, plan, experiment.read_text(), signer, server)
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}", "name a folder that you may write") from error
     ends = {"ca.crt": valid_until(signer.certificate), "server.crt": valid_until(server.certificate)}
@@ -133,7 +131,7 @@ def renew(folder: Path, names: tuple[str, ...], days: int, json_output: bool) ->
     out = folder / f"renewed-{now:%Y-%m-%d}"
     try:
         out.mkdir(mode=0o700)
-        write_atomically(out / "server.key", made.key, _SECRET)
+        write_atomically(out / "server.key", made.key, SECRET)
         write_atomically(out / "server.crt", made.certificate)
     except OSError as error:
         raise ConfigError(f"{error.filename or out}: {error.strerror}", "remove it, or renew tomorrow") from error
@@ -173,8 +171,8 @@ def worker(supernode: str, secret: Path) -> None:
         shared = secret.read_bytes()
     except OSError as error:
         raise ConfigError(f"{secret}: {error.strerror}", "name the worker.secret of the node's folder") from error
-    if len(shared) < _SECRET_BYTES:
-        raise ConfigError(f"{secret} holds {len(shared)} bytes", f"take {_SECRET_BYTES} random ones or more")
+    if len(shared) < SECRET_BYTES:
+        raise ConfigError(f"{secret} holds {len(shared)} bytes", f"take {SECRET_BYTES} random ones or more")
     with torch_threads(1):
         Worker(f"{host}:{port}", shared, client_app).work()
 
@@ -190,25 +188,3 @@ def _place(value: str) -> tuple[str, int]:
     if not 1 <= number < 2**16:
         raise ConfigError(f"{value!r} is no address and port", "write for example 127.0.0.1:9092")
     return host, number
-
-
-def _write(folder: Path, plan: Deployment, experiment: str, signer: Certified, server: Certified) -> None:
-    """The whole folder; private keys first get their mode and then their bytes."""
-    folder.mkdir(parents=True, mode=0o755)
-    for name in ("ca", "coordinator", *(f"node-{number}" for number in range(plan.nodes))):
-        (folder / name).mkdir(mode=0o700)
-        write_atomically(folder / name / "ca.crt", signer.certificate)
-    write_atomically(folder / "ca" / "ca.key", signer.key, _SECRET)
-    write_atomically(folder / "coordinator" / "server.key", server.key, _SECRET)
-    write_atomically(folder / "coordinator" / "server.crt", server.certificate)
-    (folder / "coordinator" / "runs").mkdir()
-    (folder / "coordinator" / "nodes").mkdir()
-    for number in range(plan.nodes):
-        made = node_key()
-        (folder / f"node-{number}" / "flower").mkdir()
-        write_atomically(folder / f"node-{number}" / "node.key", made.private, _SECRET)
-        write_atomically(folder / f"node-{number}" / "worker.secret", secrets.token_bytes(_SECRET_BYTES), _SECRET)
-        write_atomically(folder / "coordinator" / "nodes" / f"node-{number}.pub", made.public)
-    for name, text in plan.files(experiment):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / name, text.encode())

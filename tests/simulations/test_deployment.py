@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from federation import Federation
 from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.node_pb2 import Node
@@ -20,8 +21,6 @@ from sottovoce.simulations.grid import InProcessGrid
 from sottovoce.simulations.loading import load
 from sottovoce.simulations.run import nodes, train
 
-sys.path.insert(0, str(Path(__file__).parent))
-from federation import Federation
 
 EXPERIMENT = """
 rounds = 10
@@ -29,6 +28,8 @@ evaluate_every = 10
 [data]
 name = "market"
 devices = 240
+[model]
+embedding_width = 0
 [privacy]
 noise = "seeded"
 delta = 1e-4
