@@ -4,7 +4,7 @@
     coordinator/   the gate and the SuperLink          one machine
     node-0/ ...    a SuperNode and its worker each     one folder for each machine
 
-Everything is text made of a `Deployment`, without the disk. Nothing here can ask for plain text: there is no such option.
+Everything is text made of a `Deployment`, without the disk. There is no option for plain text.
 """
 
 import shlex
@@ -86,7 +86,9 @@ class Deployment:
             raise ConfigError("two programs on one port", "set --port, --superlink-port and --node-port further apart")
         for path in (str(self.folder), str(self.programs), self.user, self.data or ""):
             if any(sign in path for sign in "\n\r\"'\\$%"):
-                raise ConfigError(f"{path!r} cannot stand in a unit", "take a name without quotes, backslashes, $ and %")
+                raise ConfigError(
+                    f"{path!r} cannot stand in a unit", "take a name without quotes, backslashes, $ and %"
+                )
 
     @property
     def coordinator(self) -> PurePosixPath:

@@ -227,7 +227,9 @@ def messages(nodes: int, values: int, arrays: int, json_output: bool) -> None:
     click.echo(f"  ms a node: registering {result.register_ms:.1f}, sending {result.push_ms:.1f},")
     click.echo(f"    fetching and answering {result.node_ms:.1f}, collecting {result.pull_ms:.1f}")
     click.echo(f"  ms for asking in vain: {result.idle_poll_ms:.1f}")
-    click.echo(f"  SuperLink {result.superlink_mib_before:.0f} MiB, with all replies {result.superlink_mib_after:.0f} MiB")
+    click.echo(
+        f"  SuperLink {result.superlink_mib_before:.0f} MiB, with all replies {result.superlink_mib_after:.0f} MiB"
+    )
     click.echo(
         f"  a reply takes {result.serverapp_kib_per_reply:.0f} KiB in the ServerApp and"
         f" {result.database_kib_per_reply:.0f} KiB in the SuperLink's file"

@@ -16,7 +16,6 @@ from sottovoce.simulations.deployment_folder import SECRET, SECRET_BYTES, write_
 from sottovoce.simulations.experiment import compose
 from sottovoce.simulations.threads import torch_threads
 
-
 PORT = click.IntRange(1, 65535)
 
 

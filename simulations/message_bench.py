@@ -6,6 +6,7 @@ processes of their own, on loopback. All figures are of one client at a time; a 
 """
 
 import os
+import socket
 import ssl
 import subprocess
 import sys
@@ -45,7 +46,6 @@ from sottovoce.privacy.errors import SottovoceError
 from sottovoce.server.certificates import authority, server_certificate
 from sottovoce.server.deployment import QUIET, Deployment
 from sottovoce.simulations.deployment_folder import write_folder
-from sottovoce.simulations.postgres_server import free_port
 
 _READY_S = 60.0
 _EXPERIMENT = '[data]\nname = "market"\n'
@@ -168,11 +168,17 @@ def bench(nodes: int, values: int, arrays: int, say: Callable[[str], None]) -> M
     )
 
 
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
 def _written(folder: Path, nodes: int) -> Deployment:
     plan = Deployment(
         address="127.0.0.1",
-        port=free_port(),
-        superlink_port=free_port(),
+        port=_free_port(),
+        superlink_port=_free_port(),
         node_port=20_000,
         nodes=nodes,
         folder=PurePosixPath(folder),

@@ -101,8 +101,7 @@ class Federation:
 
     def healthy(self, port):
         with suppress(OSError):
-            with urllib.request.urlopen(f"https://127.0.0.1:{port}/health", context=self.tls, timeout=5) as told:
-                return told.status == 200
+            return self.post(port, "/health", None, {}) == 200
         return False
 
     def operator(self, *commands):
@@ -143,9 +142,9 @@ class Federation:
 
     def post(self, port, path, body, headers, scheme="https"):
         """The status of one request."""
-        request = urllib.request.Request(f"{scheme}://127.0.0.1:{port}{path}", body, headers)
+        request = urllib.request.Request(f"{scheme}://127.0.0.1:{port}{path}", body, headers)  # noqa: S310 - loopback
         try:
-            with urllib.request.urlopen(request, context=self.tls, timeout=20) as told:
+            with urllib.request.urlopen(request, context=self.tls, timeout=20) as told:  # noqa: S310
                 return told.status
         except urllib.error.HTTPError as error:
             return error.code

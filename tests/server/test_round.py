@@ -301,3 +301,18 @@ def test_a_checkpoint_of_another_server_optimizer_is_refused_before_anything_is_
             else:
                 with pytest.raises(CheckpointError, match=one):
                     steps[one].restore(steps[other].state())
+
+
+def test_a_reply_that_is_sent_again_in_the_next_round_counts_once(tmp_path):
+    """Whoever kept a genuine reply, its node included, gets it counted in its own round and in no other."""
+    kept = []
+
+    def again(reply):
+        kept.append(reply_record(reply))
+        return kept[0]
+
+    with Run(tmp_path, Nodes({1: again}), plan(rounds=3)) as run:
+        run.go()
+        np.testing.assert_allclose(run.counted(), [1.0] * 3 + [3.0] * 5, atol=1e-5)
+        assert [record.answered for record in run.records] == [8, 5, 5]
+        assert all("asked was" in record.dropped[0] for record in run.records[1:])

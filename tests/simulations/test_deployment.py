@@ -21,7 +21,6 @@ from sottovoce.simulations.grid import InProcessGrid
 from sottovoce.simulations.loading import load
 from sottovoce.simulations.run import nodes, train
 
-
 EXPERIMENT = """
 rounds = 10
 evaluate_every = 10
@@ -126,7 +125,14 @@ def intruders_are_refused(federation, ids):
             federation.post(port, path, beat, federation.signed(own), scheme="http")
     key = federation.folder / "dep" / "node-0" / "node.key"
     command = federation.programs["sottovoce-node-0"]["command"]
-    plain = [*command[:3], "--insecure", "--auth-supernode-private-key", str(key), "--port", str(federation.spare.pop())]
+    plain = [
+        *command[:3],
+        "--insecure",
+        "--auth-supernode-private-key",
+        str(key),
+        "--port",
+        str(federation.spare.pop()),
+    ]
     refused = subprocess.run(plain, capture_output=True, text=True, timeout=90)
     assert refused.returncode != 0
     assert "requires a secure TLS connection" in refused.stdout + refused.stderr
