@@ -99,56 +99,68 @@ def bench(nodes: int, values: int, arrays: int, say: Callable[[str], None]) -> M
     Raises:
         SottovoceError: a program of Flower's does not start or refuses.
     """
+    failed: Exception | None = None
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-        folder = Path(name) / "dep"
-        plan = _written(folder, nodes)
-        say("starting a SuperLink and a gate")
-        superlink = stack.enter_context(_superlink(plan))
-        certificate = (folder / "coordinator" / "ca.crt").read_bytes()
-        where = f"127.0.0.1:{plan.superlink_port}"
-        control = ControlHttpClient.from_server_address(
-            where, False, certificate, [RuntimeVersionHttpInterceptor(component_name="flwr CLI")]
-        )
-        stack.callback(control.close)
-        say(f"registering {nodes} nodes")
-        keys = [_key(folder / f"node-{number}" / "node.key") for number in range(nodes)]
-        began = time.perf_counter()
-        for key in keys:
-            control.RegisterNode(RegisterNodeRequest(public_key=public_key_to_bytes(key.public_key())))
-        register_s = time.perf_counter() - began
-        gate = f"127.0.0.1:{plan.port}"
-        node = [
-            stack.enter_context(http_request_response(gate, False, certificate, (key, key.public_key())))
-            for key in keys
-        ]
-        began = time.perf_counter()
-        for one in node:
-            one[1]()
-        idle_s = time.perf_counter() - began
-        grid = stack.enter_context(_serverapp(plan, where, certificate))
-        before, database = _rss_mib(superlink), _size(folder)
+        try:
+            costs = _measured(Path(name) / "dep", stack, nodes, values, arrays, say)
+        except Exception as error:
+            # Flower's connection to a SuperLink would swallow it on the way out.
+            failed = error
+    if failed is not None:
+        raise failed
+    return costs
 
-        say("sending")
-        content = _content(values, arrays, 0)
-        messages = [Message(content, one[0], MessageType.TRAIN, group_id="1") for one in node]
-        began = time.perf_counter()
-        ids = list(grid.push_messages(messages))
-        push_s = time.perf_counter() - began
-        say("answering")
-        began = time.perf_counter()
-        for number, one in enumerate(node):
-            _answer(one, _content(values, arrays, number + 1))
-        node_s = time.perf_counter() - began
-        after, grown = _rss_mib(superlink), _size(folder) - database
-        say("collecting")
-        own = _rss_mib(os.getpid())
-        began = time.perf_counter()
-        collected = list(grid.pull_messages(ids))
-        pull_s = time.perf_counter() - began
-        if len(collected) != nodes or any(one.has_error() for one in collected):
-            raise SottovoceError(f"{len(collected)} of {nodes} replies arrived whole", "take fewer values")
-        taken = _rss_mib(os.getpid()) - own
-        run = next(iter(control.ListRuns(ListRunsRequest()).run_dict.values()))
+
+def _measured(
+    folder: Path, stack: ExitStack, nodes: int, values: int, arrays: int, say: Callable[[str], None]
+) -> MessageCosts:
+    plan = _written(folder, nodes)
+    say("starting a SuperLink and a gate")
+    superlink = stack.enter_context(_superlink(plan))
+    certificate = (folder / "coordinator" / "ca.crt").read_bytes()
+    where = f"127.0.0.1:{plan.superlink_port}"
+    control = ControlHttpClient.from_server_address(
+        where, False, certificate, [RuntimeVersionHttpInterceptor(component_name="flwr CLI")]
+    )
+    stack.callback(control.close)
+    say(f"registering {nodes} nodes")
+    keys = [_key(folder / f"node-{number}" / "node.key") for number in range(nodes)]
+    began = time.perf_counter()
+    for key in keys:
+        control.RegisterNode(RegisterNodeRequest(public_key=public_key_to_bytes(key.public_key())))
+    register_s = time.perf_counter() - began
+    gate = f"127.0.0.1:{plan.port}"
+    node = [
+        stack.enter_context(http_request_response(gate, False, certificate, (key, key.public_key()))) for key in keys
+    ]
+    began = time.perf_counter()
+    for one in node:
+        one[1]()
+    idle_s = time.perf_counter() - began
+    grid = stack.enter_context(_serverapp(plan, where, certificate))
+    before, database = _rss_mib(superlink), _size(folder)
+
+    say("sending")
+    content = _content(values, arrays, 0)
+    messages = [Message(content, one[0], MessageType.TRAIN, group_id="1") for one in node]
+    began = time.perf_counter()
+    ids = list(grid.push_messages(messages))
+    push_s = time.perf_counter() - began
+    say("answering")
+    began = time.perf_counter()
+    for number, one in enumerate(node):
+        _answer(one, _content(values, arrays, number + 1))
+    node_s = time.perf_counter() - began
+    after, grown = _rss_mib(superlink), _size(folder) - database
+    say("collecting")
+    own = _rss_mib(os.getpid())
+    began = time.perf_counter()
+    collected = list(grid.pull_messages(ids))
+    pull_s = time.perf_counter() - began
+    if len(collected) != nodes or any(one.has_error() for one in collected):
+        raise SottovoceError(f"{len(collected)} of {nodes} replies arrived whole", "take fewer values")
+    taken = _rss_mib(os.getpid()) - own
+    run = next(iter(control.ListRuns(ListRunsRequest()).run_dict.values()))
     each = 1000.0 / nodes
     return MessageCosts(
         nodes=nodes,
