@@ -4,16 +4,24 @@ The population is numbered through in the order of the nodes, so that a cohort i
 mean the same devices on every grid.
 """
 
+import logging
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import httpx
 import numpy as np
 import numpy.typing as npt
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
+from flwr.supercore.run import RunNotRunningException
 
 from sottovoce.client.message import read_enrolment
 from sottovoce.privacy.errors import SottovoceError, UpdateError
+
+log = logging.getLogger(__name__)
+
+_LOOK_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +81,34 @@ def enrol(grid: Grid, timeout_s: float) -> Population:
 
 
 def replies(grid: Grid, messages: Iterable[Message], timeout_s: float) -> Iterator[Message]:
-    """Replies with content; errors and silence are ordinary and left out."""
-    for message in grid.send_and_receive(messages, timeout=timeout_s):
-        if not message.has_error():
-            yield message
+    """Replies with content; errors, silence and what cannot be read are ordinary and left out.
+
+    Each reply is fetched on its own. Flower's grid raises at one whose bytes are no message, whatever error its parsers
+    come upon, and all that were fetched together with it would be lost.
+
+    Raises:
+        httpx.HTTPError: the SuperLink refuses; it is waited for while it is away.
+        RunNotRunningException: the run was stopped.
+    """
+    waiting = [number for number in grid.push_messages(list(messages)) if number]
+    deadline = time.monotonic() + timeout_s
+    while waiting:
+        began, silent = time.monotonic(), []
+        for number in waiting:
+            try:
+                found = list(grid.pull_messages([number]))
+            except (httpx.HTTPError, RunNotRunningException):
+                raise
+            except Exception as error:
+                log.warning("a reply cannot be read: %s", type(error).__name__)
+                continue
+            if not found:
+                silent.append(number)
+            yield from (message for message in found if not message.has_error())
+        waiting = silent
+        now = time.monotonic()
+        if now >= deadline:
+            return
+        if waiting:
+            # Asking for many takes long; at least half of the time the SuperLink is left to the nodes.
+            time.sleep(min(max(_LOOK_AGAIN_S, now - began), deadline - now))

@@ -42,6 +42,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "audit": ("cli_audit", "Recompute what a run spent, and measure whether it did as it says."),
     "ledger": ("cli_ledger", "Open, show, verify and export privacy ledgers."),
     "data": ("cli_data", "Describe, download and hand out data."),
+    "deploy": ("cli_deploy", "Set up a federation of real machines: certificates, keys, units, commands."),
     "bench": ("cli_bench", "Measure speed, side by side."),
 }
 

@@ -250,3 +250,33 @@ def picker(bundle: Path | None, key: Path | None, decisions: int, people: int, j
     click.echo(f"answered: {result.answers.answered:.2%} of {result.answers.asked:,} requests")
     for fault, levels in result.answers.levels.items():
         click.echo(f"  {fault:20}{', '.join(levels)}")
+
+
+@bench.command()
+@click.option("--nodes", type=click.IntRange(1, 2000), default=20, show_default=True, help="One message each way each.")
+@click.option("--values", type=click.IntRange(min=1), default=20_000, show_default=True, help="float32 in a message.")
+@click.option("--arrays", type=click.IntRange(1, 1000), default=12, show_default=True, help="That the values are in.")
+@as_json
+def messages(nodes: int, values: int, arrays: int, json_output: bool) -> None:
+    """Time, bytes and memory of a message through Flower's SuperLink and the gate, with TLS and signatures."""
+    # Needs all of [train], which an environment of the peers does not have.
+    from sottovoce.simulations.message_bench import bench as bench_messages
+
+    if arrays > values:
+        raise ConfigError(f"{values} values in {arrays} arrays", "take at least as many values as arrays")
+    result = bench_messages(nodes, values, arrays, lambda what: click.echo(f"... {what}", err=True))
+    if json_output:
+        print_json(result)
+        return
+    click.echo(f"{nodes} nodes, {values:,} float32 in {arrays} arrays, one client at a time")
+    click.echo(f"  to a node {result.bytes_down:,} bytes, back {result.bytes_up:,} bytes")
+    click.echo(f"  ms a node: registering {result.register_ms:.1f}, sending {result.push_ms:.1f},")
+    click.echo(f"    fetching and answering {result.node_ms:.1f}, collecting {result.pull_ms:.1f}")
+    click.echo(f"  ms for asking in vain: {result.idle_poll_ms:.1f}")
+    click.echo(
+        f"  SuperLink {result.superlink_mib_before:.0f} MiB, with all replies {result.superlink_mib_after:.0f} MiB"
+    )
+    click.echo(
+        f"  a reply takes {result.serverapp_kib_per_reply:.0f} KiB in the ServerApp and"
+        f" {result.database_kib_per_reply:.0f} KiB in the SuperLink's file"
+    )

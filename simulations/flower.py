@@ -36,7 +36,8 @@ def _hosted(experiment: str, number: int, of: int) -> node.Node:
 
 
 def _setting(context: Context, key: str) -> str:
-    value = context.run_config.get(key)
+    """A path that a node's own configuration names, or else the run's: nodes decide themselves what they read."""
+    value = context.node_config.get(key, context.run_config.get(key))
     if not isinstance(value, str) or not value:
         raise ConfigError(f"run config has no {key!r}", f'add {key}="..." to --run-config, as an absolute path')
     return value
