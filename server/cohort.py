@@ -4,7 +4,7 @@ The population is numbered through in the order of the nodes, so that a cohort i
 mean the same devices on every grid.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,8 +72,19 @@ def enrol(grid: Grid, timeout_s: float) -> Population:
     return Population(tuple(node for _, node, _ in found), first)
 
 
-def replies(grid: Grid, messages: Iterable[Message], timeout_s: float) -> Iterator[Message]:
-    """Replies with content; errors and silence are ordinary and left out."""
+def replies(
+    grid: Grid, messages: Iterable[Message], timeout_s: float, failed: Callable[[Message], None] = lambda _: None
+) -> Iterator[Message]:
+    """Replies with content; errors and silence are ordinary and left out.
+
+    Args:
+        grid: where the nodes are.
+        messages: one for each node asked.
+        timeout_s: how long to wait, in seconds.
+        failed: called with each reply that is an error.
+    """
     for message in grid.send_and_receive(messages, timeout=timeout_s):
-        if not message.has_error():
+        if message.has_error():
+            failed(message)
+        else:
             yield message
