@@ -116,3 +116,44 @@ class Stopwatch:
 def carried(message: Message) -> int:
     """Bytes of the arrays of a message; names and settings, some hundred bytes, are left out."""
     return sum(len(array.data) for record in message.content.array_records.values() for array in record.values())
+
+
+class Together:
+    """Tells several observers, in order; one that fails is left out from then on, for no round may be lost to it.
+
+    Args:
+        observers: whom to tell.
+        failed: called once with what a failing observer raised.
+    """
+
+    def __init__(self, *observers: RoundObserver, failed: Callable[[Exception], None] = lambda _: None) -> None:
+        self._left = list(observers)
+        self._failed = failed
+
+    def enrolled(self, nodes: int, devices: int) -> None:
+        """Pass it on."""
+        self._tell(lambda one: one.enrolled(nodes, devices))
+
+    def opened(self, round: int) -> None:
+        """Pass it on."""
+        self._tell(lambda one: one.opened(round))
+
+    def answered(self, round: int, traffic: Traffic) -> None:
+        """Pass it on."""
+        self._tell(lambda one: one.answered(round, traffic))
+
+    def released(self, round: int, seconds: Mapping[Phase, float], ledger_rows: int) -> None:
+        """Pass it on."""
+        self._tell(lambda one: one.released(round, seconds, ledger_rows))
+
+    def skipped(self, round: int, why: str) -> None:
+        """Pass it on."""
+        self._tell(lambda one: one.skipped(round, why))
+
+    def _tell(self, event: Callable[[RoundObserver], None]) -> None:
+        for one in tuple(self._left):
+            try:
+                event(one)
+            except Exception as error:
+                self._left.remove(one)
+                self._failed(error)
