@@ -59,8 +59,8 @@ class Traffic:
 class RoundObserver(Protocol):
     """Is told what a coordinator does. Must be quick, and must not raise: it runs inside the round."""
 
-    def enrolled(self, nodes: int, devices: int) -> None:
-        """The population is known."""
+    def enrolled(self, nodes: int, devices: int, left_out: int) -> None:
+        """The population is known; `left_out` nodes are connected and enrolled nobody."""
 
     def opened(self, round: int) -> None:
         """A round begins; it is not paid for yet."""
@@ -78,7 +78,7 @@ class RoundObserver(Protocol):
 class Unobserved:
     """Tells nobody."""
 
-    def enrolled(self, nodes: int, devices: int) -> None:
+    def enrolled(self, nodes: int, devices: int, left_out: int) -> None:
         """Nothing."""
 
     def opened(self, round: int) -> None:
@@ -130,9 +130,9 @@ class Together:
         self._left = list(observers)
         self._failed = failed
 
-    def enrolled(self, nodes: int, devices: int) -> None:
+    def enrolled(self, nodes: int, devices: int, left_out: int) -> None:
         """Pass it on."""
-        self._tell(lambda one: one.enrolled(nodes, devices))
+        self._tell(lambda one: one.enrolled(nodes, devices, left_out))
 
     def opened(self, round: int) -> None:
         """Pass it on."""

@@ -113,12 +113,13 @@ class Coordinator:
             ConfigError: the plan was made for another population than the one enrolled.
         """
         population = enrol(self.grid, self.deadline_s)
+        unread = len(set(self.grid.get_node_ids()) - set(population.nodes))
+        self.observer.enrolled(len(population.nodes), population.devices, unread)
         if population.devices != self.plan.population:
             raise ConfigError(
                 f"{population.devices} devices enrolled, the plan is for {self.plan.population}",
                 "start the nodes that are missing and continue the run; epsilon depends on the whole population",
             )
-        self.observer.enrolled(len(population.nodes), population.devices)
         for number in range(after + 1, self.plan.rounds + 1):
             try:
                 record = self.round(number, population)

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from io import TextIOWrapper
 from logging.handlers import WatchedFileHandler
@@ -25,7 +25,7 @@ from sottovoce.server.observer import DRAWN, Phase, Traffic
 
 EVENTS: Mapping[str, frozenset[str]] = {
     "run_started": frozenset({"version", "rounds_planned"}),
-    "enrolled": frozenset({"nodes", "devices"}),
+    "enrolled": frozenset({"nodes", "devices", "left_out"}),
     "round_opened": frozenset({"round"}),
     "round_answered": frozenset(
         {"round", "used", "late", "duplicate", "malformed", "error", "silent", "sent_bytes", "received_bytes"}
@@ -89,9 +89,9 @@ class RunLog:
         told = {name: redacted(value) if isinstance(value, str) else value for name, value in fields.items()}
         self._logger.log(level, event, extra={"fields": told})
 
-    def enrolled(self, nodes: int, devices: int) -> None:
+    def enrolled(self, nodes: int, devices: int, left_out: int) -> None:
         """Write it."""
-        self.tell("enrolled", nodes=nodes, devices=devices)
+        self.tell("enrolled", nodes=nodes, devices=devices, left_out=left_out)
 
     def opened(self, round: int) -> None:
         """Write it."""
@@ -206,4 +206,6 @@ def logging_to(run: str, stream: TextIO | None, file: Path | None, restricted: b
         log.tell("run_ended", outcome="finished")
     finally:
         for handler in handlers:
-            handler.close()
+            # On a full disk what is still buffered fails here once more; the run and its result are whole.
+            with suppress(OSError):
+                handler.close()

@@ -84,6 +84,7 @@ class RunMetrics(Unobserved):
         )
         self._devices = Gauge("sottovoce_devices_enrolled", "Devices enrolled; a public number.", registry=self.open)
         self._nodes = Gauge("sottovoce_nodes_enrolled", "Nodes that told whom they host.", registry=self.open)
+        self._left_out = Gauge("sottovoce_nodes_left_out", "Nodes connected that enrolled nobody.", registry=self.open)
         self._noise = Gauge(
             "sottovoce_noise_self_check_ok", "1 while fresh noise has the promised size.", registry=self.open
         )
@@ -111,11 +112,12 @@ class RunMetrics(Unobserved):
         self._noise.set(noise_holds())
         self.open.register(_Surroundings(watched))
 
-    def enrolled(self, nodes: int, devices: int) -> None:
+    def enrolled(self, nodes: int, devices: int, left_out: int) -> None:
         """Note the population."""
         self.nodes = nodes
         self._nodes.set(nodes)
         self._devices.set(devices)
+        self._left_out.set(left_out)
 
     def answered(self, round: int, traffic: Traffic) -> None:  # noqa: ARG002 - the protocol's signature
         """Count on the restricted page."""

@@ -1,5 +1,6 @@
 """`watch`: a run on the terminal, while it goes on and afterwards."""
 
+import os
 import shutil
 import sys
 import time
@@ -43,7 +44,7 @@ def watch(run: Path, once: bool, every: float, json_output: bool) -> None:
     if json_output:
         print_json(look())
     elif once:
-        size = shutil.get_terminal_size()
+        size = _size()
         height = size.lines if sys.stdout.isatty() else 100
         click.echo("\n".join(screen(look(), size.columns, height)))
     elif sys.stdout.isatty():
@@ -72,7 +73,7 @@ def _redraw(look: Callable[[], Standing], every: float) -> None:
     """Draw over what was drawn; the end of the run, or Ctrl-C, ends it."""
     while True:
         told = look()
-        size = shutil.get_terminal_size()
+        size = _size()
         # The last line stays free: writing into the last column of the last line would scroll.
         drawn = "".join(f"{text}\x1b[K\r\n" for text in screen(told, max(1, size.columns - 1), size.lines - 1))
         sys.stdout.write(f"\x1b[H{drawn}\x1b[J")
@@ -80,6 +81,15 @@ def _redraw(look: Callable[[], Standing], every: float) -> None:
         if told.state == "finished":
             return
         time.sleep(every)
+
+
+def _size() -> os.terminal_size:
+    """Of the terminal that is written to; where it has none, what the environment says, or 80 by 24."""
+    try:
+        size = os.get_terminal_size(sys.stdout.fileno())
+    except (OSError, ValueError):
+        return shutil.get_terminal_size()
+    return size if size.columns and size.lines else shutil.get_terminal_size()
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import pytest
 from flwr.app import Error, Message, RecordDict
 
 from sottovoce.privacy.errors import BudgetError
-from sottovoce.server.observer import DRAWN, OUTCOMES, PHASES, Stopwatch, Traffic
+from sottovoce.server.observer import DRAWN, OUTCOMES, PHASES, Stopwatch, Together, Traffic, Unobserved
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_round import Nodes, Run, bent, plan
@@ -19,8 +19,8 @@ class Witness:
     def __init__(self):
         self.told = []
 
-    def enrolled(self, nodes, devices):
-        self.told.append(("enrolled", nodes, devices))
+    def enrolled(self, nodes, devices, left_out):
+        self.told.append(("enrolled", nodes, devices, left_out))
 
     def opened(self, round):
         self.told.append(("opened", round))
@@ -48,7 +48,7 @@ def test_an_observer_is_told_every_step_of_a_round_in_order(tmp_path):
     with run:
         run.go()
     assert witness.told == [
-        ("enrolled", 3, 8),
+        ("enrolled", 3, 8, 0),
         *(
             step
             for number in (1, 2)
@@ -114,3 +114,30 @@ def test_a_stopwatch_adds_up_visits_to_a_phase():
             pass
     assert watch.seconds == {"keep": 3.5}
     assert set(PHASES) > DRAWN
+
+
+def test_an_observer_that_fails_is_left_out_and_the_round_goes_on(tmp_path):
+    class Broken(Unobserved):
+        def answered(self, round, traffic):
+            raise OSError("disk full")
+
+    said = []
+    run, witness = watched(tmp_path, Nodes(), plan(rounds=2))
+    object.__setattr__(run.coordinator, "observer", Together(Broken(), witness, failed=said.append))
+    with run:
+        assert run.go() is None
+    assert [type(error) for error in said] == [OSError]
+    assert [step[0] for step in witness.told].count("released") == 2
+
+
+def test_nodes_that_enrol_nobody_are_told(tmp_path):
+    class Silent(Nodes):
+        def __call__(self, message, context):
+            if message.metadata.message_type == "query" and context.node_id == 2:
+                return Message(Error(2, "refused"), reply_to=message)
+            return super().__call__(message, context)
+
+    run, witness = watched(tmp_path, Silent(), plan(rounds=1))
+    with run:
+        run.go()
+    assert witness.told[0] == ("enrolled", 2, 8, 1)
