@@ -92,6 +92,7 @@ class LedgerWatch:
         """The newest look; safe to call from several threads."""
         with self._lock:
             now = self._clock()
-            if self._seen is None or now - self._seen[0] >= self._every:
+            # A problem may be one of the moment, a lock or a file that is not made yet: it is looked at again.
+            if self._seen is None or self._seen[1].problem or now - self._seen[0] >= self._every:
                 self._seen = (now, look(self._address))
             return self._seen[1]

@@ -4,7 +4,6 @@ Plain HTTP without any login, so on loopback only, unless the operator says othe
 elsewhere. A login and TLS are the business of a proxy in front of it.
 """
 
-import ipaddress
 import json
 import socket
 import threading
@@ -16,18 +15,11 @@ from typing import Any
 from prometheus_client.exposition import choose_encoder
 
 from sottovoce.privacy.errors import ConfigError
+from sottovoce.server.metrics_address import is_loopback, require_safe
 from sottovoce.server.readiness import obstacles
 from sottovoce.server.run_metrics import RunMetrics
 
 _PLAIN = "text/plain; charset=utf-8"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 @contextmanager
@@ -54,19 +46,9 @@ def serving(
         ConfigError: an address outside loopback that was not meant, or together with the restricted page; or the port
             is taken.
     """
-    local = is_loopback(host)
-    if not local and restricted:
-        raise ConfigError(
-            f"restricted metrics on {host}: whoever reads them learns cohort sizes, which epsilon needs secret",
-            "serve them on 127.0.0.1 only, to a Prometheus on this machine",
-        )
-    if not local and not elsewhere:
-        raise ConfigError(
-            f"metrics on {host} could be read from other machines, without a login",
-            "use 127.0.0.1 behind a proxy that asks for a login, or add --metrics-anywhere if you mean it",
-        )
+    require_safe(host, elsewhere, restricted)
     try:
-        server = _Server((host, port), metrics, restricted, least_nodes, local)
+        server = _Server((host, port), metrics, restricted, least_nodes, is_loopback(host))
     except (OSError, OverflowError) as error:
         raise ConfigError(f"metrics on {host}:{port}: {error}", "choose another --metrics-port") from error
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="metrics", daemon=True)

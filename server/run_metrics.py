@@ -110,7 +110,7 @@ class RunMetrics(Unobserved):
             (self._drawn if phase in DRAWN else self._phases).labels(phase)
         self._last.set(math.nan)
         self._noise.set(noise_holds())
-        self.open.register(_Surroundings(watched))
+        self.open.register(_Surroundings(watched, lambda: bool(self.nodes)))
 
     def enrolled(self, nodes: int, devices: int, left_out: int) -> None:
         """Note the population."""
@@ -161,14 +161,16 @@ def noise_holds(draw: Callable[[int], Sequence[float]] | None = None) -> bool:
 class _Surroundings(Collector):
     """What is looked up when somebody asks: ledger, disk, clock, certificates."""
 
-    def __init__(self, watched: Watched) -> None:
-        self._watched = watched
+    def __init__(self, watched: Watched, begun: Callable[[], bool]) -> None:
+        self._watched, self._begun = watched, begun
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The figures of this moment; those that cannot be had are left out, so that an alarm on absence sees it."""
         watched = self._watched
         seen = watched.ledger()
-        yield _gauge("sottovoce_ledger_ok", "1 while every row of the ledger is as it was written.", not seen.problem)
+        # A new run makes its ledger before it asks who is there; until then its absence is no alarm.
+        if self._begun() or not seen.problem:
+            yield _gauge("sottovoce_ledger_ok", "1 while every row of the ledger is as written.", not seen.problem)
         if not seen.problem:
             yield _gauge("sottovoce_ledger_rows", "Length of the ledger's chain.", seen.rows)
             yield _gauge("sottovoce_ledger_last_row_timestamp_seconds", "Time in the last debit.", seen.last_row_s)

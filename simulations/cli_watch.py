@@ -75,7 +75,7 @@ def _redraw(look: Callable[[], Standing], every: float) -> None:
         told = look()
         size = _size()
         # The last line stays free: writing into the last column of the last line would scroll.
-        drawn = "".join(f"{text}\x1b[K\r\n" for text in screen(told, max(1, size.columns - 1), size.lines - 1))
+        drawn = "".join(f"{text}\x1b[K\n" for text in screen(told, max(1, size.columns - 1), size.lines - 1))
         sys.stdout.write(f"\x1b[H{drawn}\x1b[J")
         sys.stdout.flush()
         if told.state == "finished":

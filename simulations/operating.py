@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from sottovoce.server.ledger_look import LedgerWatch
+from sottovoce.server.metrics_address import require_safe
 from sottovoce.server.observer import RoundObserver, Together
 from sottovoce.server.run_log import RunLog, logging_to
 from sottovoce.simulations.folder import RunFolder
@@ -38,6 +39,11 @@ class Operations:
     overdue_s: float = 1800.0
     least_nodes: int = 1
     certificates: tuple[Path, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse an address that more people can reach than was meant, before anything is made or spent."""
+        if self.metrics_port is not None:
+            require_safe(self.metrics_host, self.metrics_anywhere, self.restricted)
 
 
 @dataclass(frozen=True, slots=True)

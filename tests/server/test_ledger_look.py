@@ -35,7 +35,7 @@ def test_a_look_says_what_an_audit_finds(spent):
 def test_a_changed_row_gives_a_problem_and_no_epsilon(spent):
     with sqlite3.connect(spent) as database:
         database.execute("DROP TRIGGER entries_keep")
-        database.execute("UPDATE entries SET body = replace(body, 'run', 'fun') WHERE seq = 4")
+        database.execute("UPDATE entries SET body = CAST(replace(body, '0', '1') AS BLOB) WHERE seq = 4")
     database.close()
     seen = look(spent)
     assert "4" in seen.problem

@@ -6,7 +6,8 @@ import pytest
 
 from sottovoce.privacy.errors import ConfigError
 from sottovoce.server.ledger_look import LedgerLook
-from sottovoce.server.metrics_server import is_loopback, serving
+from sottovoce.server.metrics_address import is_loopback
+from sottovoce.server.metrics_server import serving
 from sottovoce.server.run_metrics import RunMetrics, Watched
 
 EVERYWHERE, NOWHERE = "0.0.0.0", "192.0.2.1"  # noqa: S104 - it is never bound to

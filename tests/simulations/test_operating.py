@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sottovoce.simulations.cli import run
 from sottovoce.simulations.folder import RunFolder
 
-SECRET = "pgpassword-hunter2"
+SECRET = "pgpassword-hunter2"  # noqa: S105 - planted, to be looked for
 
 
 def free_port():
@@ -74,7 +74,7 @@ def samples(text):
 
 
 def test_a_real_run_is_seen_over_http(operated):
-    place, seen = operated
+    _, seen = operated
     pages = [samples(text) for status, text in seen["/metrics"] if status == 200]
     last = pages[-1]
     rounds = [page[("sottovoce_rounds_total", "released")] for page in pages]
@@ -82,6 +82,7 @@ def test_a_real_run_is_seen_over_http(operated):
     assert rounds[-1] >= 1
     assert last[("sottovoce_devices_enrolled",)] == 200
     assert last[("sottovoce_ledger_ok",)] == 1
+    assert 0 not in {page.get(("sottovoce_ledger_ok",)) for page in pages}, "a false alarm while the run wrote"
     assert 0 < last[("sottovoce_epsilon_spent", "outsider")] <= last[("sottovoce_epsilon_budget",)] == 4
     assert {status for status, _ in seen["/healthz"]} == {200}
     assert 200 in {status for status, _ in seen["/readyz"]}
