@@ -52,7 +52,7 @@ _SECRETS = (
         r"\1\2[secret]",
     ),
     (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/-]{8,}=*"), r"\1 [secret]"),
-    (re.compile(r"(?i)\b(node|device)s?\s*[:#=]?\s*\d[\d, ]*"), r"\1 [number]"),
+    (re.compile(r"(?i)\b(node|device)s?\s*[:#=]?\s*\d(?:[\d, ]*\d)?"), r"\1 [number]"),
 )
 
 

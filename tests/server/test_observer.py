@@ -1,3 +1,5 @@
+import io
+import json
 import sys
 from pathlib import Path
 
@@ -6,6 +8,7 @@ from flwr.app import Error, Message, RecordDict
 
 from sottovoce.privacy.errors import BudgetError
 from sottovoce.server.observer import DRAWN, OUTCOMES, PHASES, Stopwatch, Together, Traffic, Unobserved
+from sottovoce.server.run_log import logging_to
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_round import Nodes, Run, bent, plan
@@ -141,3 +144,21 @@ def test_nodes_that_enrol_nobody_are_told(tmp_path):
     with run:
         run.go()
     assert witness.told[0] == ("enrolled", 2, 8, 1)
+
+
+def test_the_log_of_a_real_coordinator_does_not_depend_on_who_was_drawn(tmp_path):
+    def logged(seed):
+        stream, folder = io.StringIO(), tmp_path / str(seed)
+        folder.mkdir()
+        run = Run(folder, Nodes(), plan(noise=2.0, rounds=4, rate=0.5), seed)
+        with run, logging_to("shop", stream, None) as log:
+            object.__setattr__(run.coordinator, "observer", log)
+            run.go()
+        cohorts = [record.cohort for record in run.records]
+        told = [json.loads(line) for line in stream.getvalue().splitlines()]
+        return cohorts, [{k: v for k, v in line.items() if k != "time" and not k.endswith("_s")} for line in told]
+
+    (one, first), (other, second) = logged(1), logged(2)
+    assert one != other
+    assert first == second
+    assert len(first) == 2 + 2 * 4

@@ -21,7 +21,7 @@ PLANTED = {
     "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\n-----END EC PRIVATE KEY-----": "MHcCAQEE",
     "-----BEGIN PRIVATE KEY-----\nMHcCAQEE": "MHcCAQEE",
     "node 4711 was not asked": "4711",
-    "devices 12, 13, 14 at their cap": "13",
+    "devices 4712, 4713, 4714 at their cap": "4713",
 }
 """Texts, and what of them must not be found in a log."""
 
