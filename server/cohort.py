@@ -6,7 +6,7 @@ mean the same devices on every grid.
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import httpx
@@ -80,11 +80,19 @@ def enrol(grid: Grid, timeout_s: float) -> Population:
     return Population(tuple(node for _, node, _ in found), first)
 
 
-def replies(grid: Grid, messages: Iterable[Message], timeout_s: float) -> Iterator[Message]:
+def replies(
+    grid: Grid, messages: Iterable[Message], timeout_s: float, failed: Callable[[Message | None], None] = lambda _: None
+) -> Iterator[Message]:
     """Replies with content; errors, silence and what cannot be read are ordinary and left out.
 
     Each reply is fetched on its own. Flower's grid raises at one whose bytes are no message, whatever error its parsers
     come upon, and all that were fetched together with it would be lost.
+
+    Args:
+        grid: where the nodes are.
+        messages: one for each node asked.
+        timeout_s: how long to wait, in seconds.
+        failed: called with each reply that is an error, and with None for one that cannot be read.
 
     Raises:
         httpx.HTTPError: the SuperLink refuses; it is waited for while it is away.
@@ -101,10 +109,15 @@ def replies(grid: Grid, messages: Iterable[Message], timeout_s: float) -> Iterat
                 raise
             except Exception as error:
                 log.warning("a reply cannot be read: %s", type(error).__name__)
+                failed(None)
                 continue
             if not found:
                 silent.append(number)
-            yield from (message for message in found if not message.has_error())
+            for message in found:
+                if message.has_error():
+                    failed(message)
+                else:
+                    yield message
         waiting = silent
         now = time.monotonic()
         if now >= deadline:

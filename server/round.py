@@ -8,7 +8,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +27,7 @@ from sottovoce.privacy.ledger import Realised, Reservation
 from sottovoce.privacy.plan import MechanismPlan
 from sottovoce.server import checkpoint
 from sottovoce.server.cohort import Population, enrol, replies
+from sottovoce.server.observer import RoundObserver, Stopwatch, Traffic, Unobserved, carried
 from sottovoce.server.optimizer import PrivateStep
 from sottovoce.server.participation import Participation
 
@@ -80,6 +81,7 @@ class Coordinator:
         participation: how often each device was asked.
         deadline_s: longest a round waits for replies.
         clock: seconds, monotonic.
+        observer: is told what happens.
     """
 
     grid: Grid
@@ -94,6 +96,7 @@ class Coordinator:
     participation: Participation
     deadline_s: float = 600.0
     clock: Callable[[], float] = time.monotonic
+    observer: RoundObserver = field(default_factory=Unobserved)
 
     def run(self, after: int, on_round: Callable[[RoundRecord], None]) -> str | None:
         """All rounds after round `after`.
@@ -110,6 +113,8 @@ class Coordinator:
             ConfigError: the plan was made for another population than the one enrolled.
         """
         population = enrol(self.grid, self.deadline_s)
+        unread = len(set(self.grid.get_node_ids()) - set(population.nodes))
+        self.observer.enrolled(len(population.nodes), population.devices, unread)
         if population.devices != self.plan.population:
             raise ConfigError(
                 f"{population.devices} devices enrolled, the plan is for {self.plan.population}",
@@ -119,6 +124,7 @@ class Coordinator:
             try:
                 record = self.round(number, population)
             except BudgetError as error:
+                self.observer.skipped(number, error.what)
                 if number == after + 1 and not after:
                     raise
                 return f"round {number} of {self.plan.rounds} was not run: {error.what}"
@@ -127,12 +133,17 @@ class Coordinator:
 
     def round(self, number: int, population: Population) -> RoundRecord:
         """One round; raises BudgetError, with nothing asked of anybody, when it cannot be paid for."""
-        began = self.clock()
-        reservation = self.budget.reserve(self.plan, self.run_id, number, self._noise_kind)
-        cohort = self.plan.sampler().draw(self.entropy.generator("cohort", number))
-        joining = self.participation.admit(cohort)
-        total, answered, dropped = self._collect(number, population, joining)
-        self.step.step(total, reservation, self.entropy.generator("noise", number))
+        began, watch = self.clock(), Stopwatch(self.clock)
+        self.observer.opened(number)
+        with watch.phase("pay"):
+            reservation = self.budget.reserve(self.plan, self.run_id, number, self._noise_kind)
+        with watch.phase("draw"):
+            cohort = self.plan.sampler().draw(self.entropy.generator("cohort", number))
+            joining = self.participation.admit(cohort)
+        with watch.phase("ask"):
+            total, answered, dropped = self._collect(number, population, joining)
+        with watch.phase("release"):
+            self.step.step(total, reservation, self.entropy.generator("noise", number))
         facts = checkpoint.Facts(
             run_id=self.run_id,
             round=number,
@@ -141,7 +152,8 @@ class Coordinator:
             ledger_length=reservation.seq,
             ledger_hash=reservation.hash,
         )
-        data = checkpoint.write(self.folder, self.step.state(), facts)
+        with watch.phase("keep"):
+            data = checkpoint.write(self.folder, self.step.state(), facts)
         realised = Realised(
             population=population.devices,
             cohort=len(cohort),
@@ -149,7 +161,9 @@ class Coordinator:
             busiest=self.participation.busiest,
             salt=secrets.token_hex(16),
         )
-        self.budget.commit(reservation, hashlib.sha256(data).hexdigest(), realised)
+        with watch.phase("keep"):
+            self.budget.commit(reservation, hashlib.sha256(data).hexdigest(), realised)
+        self.observer.released(number, watch.seconds, reservation.seq)
         return RoundRecord(
             round=number,
             cohort=len(cohort),
@@ -187,15 +201,22 @@ class Coordinator:
             for node, instruction in asked.items()
         ]
         usable, dropped = {}, []
-        for message in replies(self.grid, messages, self.deadline_s) if messages else ():
+        traffic = Traffic(sent=sum(map(carried, messages)))
+        for message in replies(self.grid, messages, self.deadline_s, traffic.failed) if messages else ():
+            traffic.received += carried(message)
             node = message.metadata.src_node_id
             if node not in asked or node in usable:
                 dropped.append(f"node {node}: not asked, or answered twice")
+                traffic.replies["duplicate"] += 1
                 continue
             try:
                 usable[node] = read_reply(message.content, asked[node])
+                traffic.replies["used"] += 1
             except UpdateError as error:
                 dropped.append(f"node {node}: {error.what}")
+                traffic.replies["malformed"] += 1
+        traffic.settle(len(messages))
+        self.observer.answered(number, traffic)
         total = {name: np.zeros(value.shape) for name, value in parameters.items()}
         for node in population.nodes:
             if node in usable:

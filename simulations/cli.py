@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "simulate": ("cli_train", "Train across simulated devices under a privacy budget."),
     "sweep": ("cli_sweep", "Train with every epsilon and seed, and draw the privacy-utility frontier."),
     "tune": ("cli_tune", "Train with many settings, and keep the best, for one price."),
+    "watch": ("cli_watch", "Show where a run is, on the terminal."),
     "evaluate": ("cli_train", "Score a run's model on held-out impressions."),
     "measure": ("cli_measure", "Ask the devices, within the run's budget."),
     "release": ("cli_ship", "Quantize, export, check and sign a run's model."),
