@@ -4,7 +4,8 @@ The population is numbered through in the order of the nodes, so that a cohort i
 mean the same devices on every grid.
 """
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,9 @@ from flwr.serverapp import Grid
 
 from sottovoce.client.message import read_enrolment
 from sottovoce.privacy.errors import SottovoceError, UpdateError
+
+POLL_S = 0.25
+"""Seconds between two looks for replies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +46,20 @@ class Population:
                 yield node, mine
 
 
-def enrol(grid: Grid, timeout_s: float) -> Population:
+def enrol(
+    grid: Grid,
+    timeout_s: float,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], object] = time.sleep,
+) -> Population:
     """Ask every node whom it hosts.
 
     Args:
         grid: any of Flower's grids, or the in-process one.
         timeout_s: how long to wait for answers, in seconds.
+        clock: seconds, monotonic.
+        sleep: waits for so many seconds.
 
     Raises:
         SottovoceError: no node answered, or two nodes claim the same place.
@@ -55,7 +67,7 @@ def enrol(grid: Grid, timeout_s: float) -> Population:
     ids = list(grid.get_node_ids())
     messages = [Message(RecordDict(), node, MessageType.QUERY, group_id="enrol") for node in ids]
     found: list[tuple[int, int, int]] = []
-    for message in replies(grid, messages, timeout_s):
+    for message in replies(grid, messages, timeout_s, clock=clock, sleep=sleep):
         if message.metadata.src_node_id not in ids or message.metadata.src_node_id in (node for _, node, _ in found):
             continue
         try:
@@ -72,8 +84,45 @@ def enrol(grid: Grid, timeout_s: float) -> Population:
     return Population(tuple(node for _, node, _ in found), first)
 
 
-def replies(grid: Grid, messages: Iterable[Message], timeout_s: float) -> Iterator[Message]:
-    """Replies with content; errors and silence are ordinary and left out."""
-    for message in grid.send_and_receive(messages, timeout=timeout_s):
-        if not message.has_error():
-            yield message
+def replies(
+    grid: Grid,
+    messages: Iterable[Message],
+    timeout_s: float,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], object] = time.sleep,
+    unanswered: set[str] | None = None,
+) -> Iterator[Message]:
+    """Replies with content, as they arrive; errors and silence are ordinary and left out.
+
+    Flower's own `send_and_receive` hands out nothing before the last reply, and measures its timeout on a clock that
+    somebody may set.
+
+    Args:
+        grid: any of Flower's grids, or the in-process one.
+        messages: to send.
+        timeout_s: how long to wait for answers, in seconds.
+        clock: seconds, monotonic.
+        sleep: waits for so many seconds.
+        unanswered: on return holds the ids of messages that nobody answered in time; whoever stops early finds those
+            not answered so far.
+    """
+    waiting = set() if unanswered is None else unanswered
+    until = clock() + timeout_s
+    waiting.update(number for number in grid.push_messages(messages) if number)
+    while waiting:
+        for message in grid.pull_messages(set(waiting)):
+            waiting.discard(message.metadata.reply_to_message_id)
+            if not message.has_error():
+                yield message
+        left = until - clock()
+        if not waiting or left <= 0:
+            return
+        sleep(min(POLL_S, left))
+
+
+def stragglers(grid: Grid, unanswered: set[str]) -> int:
+    """Late replies to messages of an earlier round: fetched once, counted and thrown away. Empties `unanswered`."""
+    late = sum(not message.has_error() for message in grid.pull_messages(set(unanswered))) if unanswered else 0
+    unanswered.clear()
+    return late

@@ -268,6 +268,7 @@ def go_on(
         schema_digest=dataset.schema.digest(),
         folder=folder.checkpoints,
         participation=run.participation,
+        collecting=experiment.collect,
     )
     early = coordinator.run(run.done, keep)
     # Weights and digest from one file: what is reported and released is what lies there.
