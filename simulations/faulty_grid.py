@@ -19,6 +19,9 @@ from sottovoce.simulations.faults import Drawn, Faults
 
 _YEAR_S = 365 * 86_400.0
 
+_UnderWay = tuple[float, int, str, bool, Message]
+"""When it arrives, which one it is, the message it answers, whether nobody asks for it, and the reply."""
+
 _BROKEN = 2
 """Error code of a node that fails."""
 
@@ -51,7 +54,7 @@ class FaultyGrid(Grid):
     ) -> None:
         self._inner, self._faults, self._clock = inner, faults, clock
         self._deadline_s, self._restart = deadline_s, restart
-        self._under_way: list[tuple[float, int, str, bool, Message]] = []
+        self._under_way: list[_UnderWay] = []
         self._number = count()
         self._before: dict[int, RecordDict] = {}
         self.struck: Counter[str] = Counter()
@@ -107,7 +110,8 @@ class FaultyGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """What has arrived by now of the replies asked for, and stray copies, asked for or not."""
         asked, now = set(message_ids), self._clock()
-        come, kept = [], []
+        come: list[_UnderWay] = []
+        kept: list[_UnderWay] = []
         while self._under_way and self._under_way[0][0] <= now:
             one = heapq.heappop(self._under_way)
             (come if one[3] or one[2] in asked else kept).append(one)

@@ -28,6 +28,7 @@ from sottovoce.models import atomic
 from sottovoce.privacy import ledger as ledger_module
 from sottovoce.privacy import sqlite
 from sottovoce.privacy.budget import Budget
+from sottovoce.privacy.errors import LedgerError
 from sottovoce.privacy.ledger import Ledger, Reservation
 from sottovoce.privacy.plan import MechanismPlan
 from sottovoce.server import checkpoint, participation
@@ -205,9 +206,13 @@ class _Witness:
     def look(self) -> None:
         """Compare ledger and checkpoint with what was seen before."""
         folder = RunFolder(self.path)
-        if not (self.path / "ledger.db").exists():
-            return
-        with Ledger.open(folder.ledger, readonly=True) as ledger:
+        try:
+            opened = Ledger.open(folder.ledger, readonly=True)
+        except LedgerError as error:
+            if self.plan is not None:
+                self.problems.append(error.what)
+            return  # killed while it was made: whoever comes next has to make it
+        with opened as ledger:
             book = ledger.book()
             if book.campaign is None:
                 return
