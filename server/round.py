@@ -1,7 +1,8 @@
 """The round loop: pay, draw, ask, add up, release, keep.
 
 Flower carries the messages; everything that decides what is released is here and in `optimizer`. Errors, silence and
-unusable replies are ordinary: they count as zero, the noise and the denominator stay as planned, and the round closes.
+unusable replies are ordinary: they count as zero, the noise and the denominator stay as planned, and the round closes
+by its deadline.
 """
 
 import hashlib
@@ -19,14 +20,15 @@ from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from sottovoce.client.fleet import LocalTraining
-from sottovoce.client.message import FloatArrays, Instruction, instruction_record, read_reply
+from sottovoce.client.message import FloatArrays, Instruction, Reply, instruction_record, read_reply
 from sottovoce.privacy.entropy import Entropy
 from sottovoce.privacy.errors import BudgetError, ConfigError, UpdateError
 from sottovoce.privacy.events import NoiseKind
 from sottovoce.privacy.ledger import Realised, Reservation
 from sottovoce.privacy.plan import MechanismPlan
 from sottovoce.server import checkpoint
-from sottovoce.server.cohort import Population, enrol, replies
+from sottovoce.server.cohort import Population, enrol, replies, stragglers
+from sottovoce.server.collecting import WAIT_FOR_ALL, Collecting
 from sottovoce.server.observer import RoundObserver, Stopwatch, Traffic, Unobserved, carried
 from sottovoce.server.optimizer import PrivateStep
 from sottovoce.server.participation import Participation
@@ -54,6 +56,9 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
         capped: devices drawn that had reached their cap and were not asked.
         dropped: one line for each unusable reply.
         seconds: wall time.
+        silent: nodes that had not answered at all when the round closed.
+        late: replies to the round before that came after it had closed; they are in no round.
+        skipped: fewer devices answered than `Collecting.minimum`: the round is paid for, nothing was released.
     """
 
     round: int
@@ -62,6 +67,9 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
     capped: int = 0
     dropped: tuple[str, ...]
     seconds: float
+    silent: int = 0
+    late: int = 0
+    skipped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +87,14 @@ class Coordinator:
         schema_digest: for checkpoints.
         folder: for checkpoints.
         participation: how often each device was asked.
-        deadline_s: longest a round waits for replies.
+        collecting: when a round closes.
         clock: seconds, monotonic.
+        sleep: waits for so many seconds.
+        unanswered: ids of messages of the last round that nobody had answered when it closed.
         observer: is told what happens.
+
+    Raises:
+        ConfigError: the plan's epsilon does not cover how rounds close.
     """
 
     grid: Grid
@@ -94,9 +107,15 @@ class Coordinator:
     schema_digest: str
     folder: Path
     participation: Participation
-    deadline_s: float = 600.0
+    collecting: Collecting = WAIT_FOR_ALL
     clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], object] = time.sleep
     observer: RoundObserver = field(default_factory=Unobserved)
+    unanswered: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        """Refuse what the plan does not cover, before anything is paid for."""
+        self.collecting.require(self.plan)
 
     def run(self, after: int, on_round: Callable[[RoundRecord], None]) -> str | None:
         """All rounds after round `after`.
@@ -112,7 +131,7 @@ class Coordinator:
         Raises:
             ConfigError: the plan was made for another population than the one enrolled.
         """
-        population = enrol(self.grid, self.deadline_s)
+        population = enrol(self.grid, self.collecting.deadline_s, clock=self.clock, sleep=self.sleep)
         unread = len(set(self.grid.get_node_ids()) - set(population.nodes))
         self.observer.enrolled(len(population.nodes), population.devices, unread)
         if population.devices != self.plan.population:
@@ -141,9 +160,12 @@ class Coordinator:
             cohort = self.plan.sampler().draw(self.entropy.generator("cohort", number))
             joining = self.participation.admit(cohort)
         with watch.phase("ask"):
+            late = stragglers(self.grid, self.unanswered)
             total, answered, dropped = self._collect(number, population, joining)
-        with watch.phase("release"):
-            self.step.step(total, reservation, self.entropy.generator("noise", number))
+        skipped = answered < self.collecting.minimum
+        if not skipped:
+            with watch.phase("release"):
+                self.step.step(total, reservation, self.entropy.generator("noise", number))
         facts = checkpoint.Facts(
             run_id=self.run_id,
             round=number,
@@ -163,7 +185,10 @@ class Coordinator:
         )
         with watch.phase("keep"):
             self.budget.commit(reservation, hashlib.sha256(data).hexdigest(), realised)
-        self.observer.released(number, watch.seconds, reservation.seq)
+        if skipped:
+            self.observer.skipped(number, "fewer devices answered than collect.minimum asks for")
+        else:
+            self.observer.released(number, watch.seconds, reservation.seq)
         return RoundRecord(
             round=number,
             cohort=len(cohort),
@@ -171,6 +196,9 @@ class Coordinator:
             capped=len(cohort) - len(joining),
             dropped=tuple(dropped),
             seconds=self.clock() - began,
+            silent=len(self.unanswered),
+            late=late,
+            skipped=skipped,
         )
 
     @property
@@ -200,9 +228,20 @@ class Coordinator:
             Message(instruction_record(instruction), node, MessageType.TRAIN, group_id=str(number))
             for node, instruction in asked.items()
         ]
-        usable, dropped = {}, []
+        usable: dict[int, Reply] = {}
+        dropped: list[str] = []
         traffic = Traffic(sent=sum(map(carried, messages)))
-        for message in replies(self.grid, messages, self.deadline_s, traffic.failed) if messages else ():
+        answers = replies(
+            self.grid,
+            messages,
+            self.collecting.deadline_s,
+            traffic.failed,
+            clock=self.clock,
+            sleep=self.sleep,
+            unanswered=self.unanswered,
+        )
+        answered = 0
+        for message in answers if messages else ():
             traffic.received += carried(message)
             node = message.metadata.src_node_id
             if node not in asked or node in usable:
@@ -215,6 +254,10 @@ class Coordinator:
             except UpdateError as error:
                 dropped.append(f"node {node}: {error.what}")
                 traffic.replies["malformed"] += 1
+                continue
+            answered += usable[node].devices
+            if 0 < self.collecting.goal <= answered:
+                break
         traffic.settle(len(messages))
         self.observer.answered(number, traffic)
         total = {name: np.zeros(value.shape) for name, value in parameters.items()}
@@ -222,4 +265,4 @@ class Coordinator:
             if node in usable:
                 for name, value in usable[node].total.items():
                     total[name] += value
-        return total, sum(reply.devices for reply in usable.values()), dropped
+        return total, answered, dropped

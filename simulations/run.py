@@ -273,6 +273,7 @@ def go_on(
         schema_digest=dataset.schema.digest(),
         folder=folder.checkpoints,
         participation=run.participation,
+        collecting=experiment.collect,
         observer=Together(observer or Unobserved(), RoundDiary(folder.diary_file)),
     )
     early = coordinator.run(run.done, keep)
