@@ -227,6 +227,14 @@ clientapp = "sottovoce.simulations.flower:client_app"
 [tool.flwr.app.config]
 experiment = "{self.coordinator / "experiment.toml"}"
 out = ""
+# Log and metrics of the coordinator, see docs/runbook.md. Port 0 serves no metrics; Prometheus' usual one is 9187.
+log-json = false
+log-file = "{self.coordinator / "rounds.jsonl"}"
+restricted = false
+metrics-port = 0
+overdue = 1800.0
+least-nodes = {self.nodes}
+watch-certificates = "{self.coordinator / "ca.crt"},{self.coordinator / "server.crt"}"
 """
 
 

@@ -19,7 +19,8 @@ import click
 
 from sottovoce.privacy.errors import SottovoceError
 
-os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+# Flower would send usage figures, and ask for newer versions of itself, unless told otherwise before it is loaded.
+os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 
 INTERRUPTED = SottovoceError("interrupted", "nothing is half done: run the same command again")
 

@@ -174,8 +174,8 @@ def test_a_coordinator_that_counts_for_one_what_another_sent_breaks_promises(mon
 def test_a_coordinator_that_waits_too_long_breaks_promises(monkeypatch):
     replies = round_module.replies
 
-    def patient(grid, messages, timeout_s, **named):
-        return replies(grid, messages, 3 * timeout_s, **named)
+    def patient(grid, messages, timeout_s, failed, **named):
+        return replies(grid, messages, 3 * timeout_s, failed, **named)
 
     monkeypatch.setattr(round_module, "replies", patient)
     found = soak(4, 60, 0.2)

@@ -53,6 +53,7 @@ def superlink(tmp_path):
     environment = os.environ | {
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
         "PATH": f"{bin_folder}:{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
     }
