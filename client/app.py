@@ -93,6 +93,7 @@ class Node:
             rows.ad[kept],
             rows.labels[kept],
             rows.catalogue[: self.ads],
+            rows.match[kept] if rows.match.shape[1] else rows.match,
         )
 
     def joining(self, asked: Instruction | Question) -> npt.NDArray[np.int64]:
@@ -112,8 +113,14 @@ class Node:
 
     def _check(self, rows: Examples) -> None:
         ids = self.schema.rows
-        columns = (("device", rows.device, ids), ("context", rows.context, ids), ("catalogue", rows.catalogue, ids))
-        for name, column, end in (*columns, ("ad", rows.ad, len(rows.catalogue)), ("labels", rows.labels, 2)):
+        for name, column, end in (
+            ("device", rows.device, ids),
+            ("context", rows.context, ids),
+            ("catalogue", rows.catalogue, ids),
+            ("match", rows.match, ids),
+            ("ad", rows.ad, len(rows.catalogue)),
+            ("labels", rows.labels, 2),
+        ):
             if column.size and not 0 <= column.min() <= column.max() < end:
                 raise DataError(
                     f"{name} holds {column.min()} ... {column.max()}, not 0 ... {end - 1}",

@@ -137,7 +137,7 @@ def prepare(examples: Examples, schema: FeatureSchema, max_rows: int, width: int
     real = place >= (most - lengths)[:, None]
     index = np.where(real, examples.offsets[1:, None] - most + place, 0)
 
-    ad = examples.catalogue[examples.ad[index]]
+    ad = examples.ads(index)
     ad[~real] = 0
     labels = examples.labels[index]
     outcomes = labels.sum(-1, dtype=np.int32)

@@ -5,6 +5,7 @@ same. The sentence states the group with the largest effect, the two probabiliti
 the model was really given.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -47,7 +48,7 @@ def effects(scorer: Scorer, encoder: Encoder, inputs: Inputs, candidate: int) ->
         inputs: what it read.
         candidate: row of `inputs.ad`.
     """
-    alone = Inputs(inputs.context, inputs.events, inputs.outcomes, inputs.ad[candidate : candidate + 1])
+    alone = replace(inputs, ad=inputs.ad[candidate : candidate + 1])
     others: dict[str, Inputs] = {}
     if alone.outcomes.any():
         others["history"] = alone.without_history()

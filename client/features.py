@@ -3,7 +3,7 @@
 The same `FeatureSchema` encoded the training rows. Ads are encoded once per catalogue.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,6 +16,7 @@ from sottovoce.client.request import Request
 from sottovoce.client.taxonomy import sensitive
 from sottovoce.models.request import without_twins
 from sottovoce.models.schema import FeatureSchema, Ids
+from sottovoce.models.topics import NONE, WINDOW, Numbers, Topics
 
 Places = npt.NDArray[np.intp]
 Outcome = Literal["seen", "click", "conversion"]
@@ -45,22 +46,30 @@ class Inputs:
         events: (E, history features) int32, newest last, zeros in front.
         outcomes: (E,) int32, 0 marks an empty place.
         ad: (N, ad features) int32.
+        topics: what its last columns compare.
     """
 
     context: Ids
     events: Ids
     outcomes: Ids
     ad: Ids
+    topics: Topics
 
     def without_history(self) -> "Inputs":
         """The same request on a device that remembers nothing."""
-        return replace(self, events=np.zeros_like(self.events), outcomes=np.zeros_like(self.outcomes))
+        return replace(
+            self,
+            events=np.zeros_like(self.events),
+            outcomes=np.zeros_like(self.outcomes),
+            ad=self.topics.unread(self.ad),
+        )
 
     def without(self, columns: tuple[int, ...]) -> "Inputs":
         """The same request with these context columns missing."""
         context = self.context.copy()
         context[:, list(columns)] = 0
-        return replace(self, context=context)
+        ad = self.topics.off_page(self.ad) if self.topics.page_column in columns else self.ad
+        return replace(self, context=context, ad=ad)
 
 
 def remembered(log: EventLog, catalogue: Catalogue, length: int) -> tuple[Remembered, ...]:
@@ -118,6 +127,7 @@ class Encoder:
 
     Attributes:
         schema: as given.
+        topics: of the schema.
         like: (ads,) equal numbers for ads that the model cannot tell apart.
         device_columns: of the context, what the device is.
         page_columns: of the context, what the page and moment are.
@@ -125,17 +135,20 @@ class Encoder:
 
     def __init__(self, schema: FeatureSchema, catalogue: Catalogue) -> None:
         self.schema = schema
+        self.topics = Topics(schema)
         self._catalogue = catalogue
-        columns = [
-            schema.encode(feature, [ad.features.get(feature.name) for ad in catalogue.ads]) for feature in schema.ad
-        ]
+        own = schema.ad[: len(schema.ad) - self.topics.columns]
+        columns = [schema.encode(feature, [ad.features.get(feature.name) for ad in catalogue.ads]) for feature in own]
+        columns += [np.zeros(len(catalogue.ads), np.int32)] * self.topics.columns
         self._ads = np.stack(columns, 1)
         self.like: Places = np.zeros(0, np.intp)
         if len(self._ads):
             self.like = without_twins(self._ads)[1].astype(np.intp)
         self._history, self._past = _RowsOfEvents(), _RowsOfEvents()
         self._device: dict[str, FeatureValue] = {}
+        self._topic_of: dict[FeatureValue, int] = {}
         self._kept = EventLog(), *self._encoded(EventLog())
+        self._read: tuple[EventLog, Numbers] = EventLog(), self.topics.nothing
         self.device_columns = tuple(n for n, feature in enumerate(schema.context) if feature.source == "device")
         self.page_columns = tuple(n for n, feature in enumerate(schema.context) if feature.source == "context")
 
@@ -165,19 +178,23 @@ class Encoder:
         schema, device = self.schema, self.device(request)
         if device != self._device:
             self._device, self._past = device, _RowsOfEvents()
-        known = remembered(log, self._catalogue, newest + schema.history_length)
+        reach = max(schema.history_length, WINDOW if self.topics.count else 0)
+        known = remembered(log, self._catalogue, newest + reach)
         events, outcomes = self._events(known, schema.history_length + len(known))
+        pages = self._pages(known)
+        read = self.topics.read_before(pages, np.array([0, len(known)]))
         asked, clicked = [], []
         for place, one in enumerate(known[-newest:], max(0, len(known) - newest)):
             context, ad = self._past.rows(
                 one.event,
                 lambda event: (
                     schema.encode_one(schema.context, {**event.context, **device})[np.newaxis],
-                    schema.encode_one(schema.ad, event.features)[np.newaxis],
+                    schema.encode_ad(event.features)[np.newaxis],
                 ),
             )
             before = slice(place, place + schema.history_length)
-            asked.append(Inputs(context, events[before], outcomes[before], ad))
+            ad = self.matched(ad, context, read[place : place + 1])
+            asked.append(Inputs(context, events[before], outcomes[before], ad, self.topics))
             clicked.append(one.outcome != "seen")
         return asked, clicked
 
@@ -186,6 +203,41 @@ class Encoder:
         if self._kept[0] is not log:
             self._kept = log, *self._encoded(log)
         return self._kept[1:]
+
+    def read(self, log: EventLog) -> Numbers:
+        """(1, topics) how many of the newest pages remembered were about each topic. Kept while the log is the same."""
+        if self.topics.count and self._read[0] is not log:
+            pages = self._pages(remembered(log, self._catalogue, WINDOW))
+            self._read = log, np.bincount(pages[pages != NONE], minlength=self.topics.count)[np.newaxis]
+        return self._read[1] if self.topics.count else self.topics.nothing
+
+    def _pages(self, known: Sequence[Remembered]) -> Numbers:
+        """Topic of the page of each impression."""
+        if self.topics.page_column is None:
+            return np.full(len(known), NONE, np.int64)
+        feature = self.schema.context[self.topics.page_column]
+        told = [one.event.context.get(feature.name) for one in known]
+        for value in told:
+            if value not in self._topic_of:
+                if len(self._topic_of) >= _MOST_KEPT:
+                    self._topic_of.clear()
+                self._topic_of[value] = int(self.topics.of_rows(np.array([self.schema.row(feature, value)]))[0])
+        return np.array([self._topic_of[value] for value in told], np.int64)
+
+    def matched(self, ads: Ids, context: Ids, read: Numbers) -> Ids:
+        """The same candidates, their match features in place.
+
+        Args:
+            ads: (n, ad features).
+            context: (1, context features), of the page.
+            read: (1, topics), from `read`.
+        """
+        if not self.topics.count:
+            return ads
+        found = ads.copy()
+        own = self.topics.of_ads(ads)
+        found[:, -self.topics.columns :] = self.topics.match(self.topics.of_pages(context), read, own)
+        return found
 
     def _encoded(self, log: EventLog) -> tuple[Ids, Ids, tuple[Remembered, ...]]:
         length = self.schema.history_length

@@ -42,6 +42,7 @@ class FirstOrderSteps:
     ) -> None:
         self._batch, self._scales, self._personal_variance = batch, scales, personal_variance
         self.first, self.embedding = table.rows(batch.row)
+        self._by_head = [self.first, *self.embedding.unbind(1)]
         self.dense = {name: value.repeat(len(batch.weight), 1, 1) for name, value in shared.items()}
         self._unit = scales["table"][batch.row]
         (D, N), E = batch.weight.shape, batch.events.shape[1]
@@ -55,15 +56,16 @@ class FirstOrderSteps:
         """One full-batch gradient step of every device, at this learning rate."""
         batch = self._batch
         slope = loss_slope(self._forward(), batch.labels, self._trained, self._personal_variance)
-        click = slope[:, 0, :, None]
         once = self._context.shape[1] == 1
-        by_read = [
-            click.expand(self._ads.shape),
-            (click.sum(1, keepdim=True) if once else click).expand(self._context.shape),
-        ]
         places = torch.cat([self._ads.flatten(), self._context.flatten()])
-        summed = torch.zeros_like(self.first).scatter_add_(0, places, torch.cat([part.flatten() for part in by_read]))
-        self.first[1:] -= rate * (self._unit * summed)[1:]
+        for head, weights in enumerate(self._by_head):
+            mine = slope[:, head, :, None]
+            by_read = [
+                mine.expand(self._ads.shape),
+                (mine.sum(1, keepdim=True) if once else mine).expand(self._context.shape),
+            ]
+            summed = torch.zeros_like(weights).scatter_add_(0, places, torch.cat([part.flatten() for part in by_read]))
+            weights[1:] -= rate * (self._unit * summed)[1:]
         self._move("head.bias", slope.sum(-1, keepdim=True), rate)
         if "interest.weight" in self.dense:
             self._move("interest.weight", slope @ batch.counts, rate)
@@ -78,6 +80,7 @@ class FirstOrderSteps:
             scores = torch.baddbmm(served["head.bias"], served["interest.weight"], self._batch.counts.mT)
         else:
             scores = served["head.bias"].repeat(1, 1, self._batch.counts.shape[1])
-        weight = self.first * self._unit
-        scores[:, 0] += weight[self._ads].sum(-1) + weight[self._context].sum(-1)
+        for head, weights in enumerate(self._by_head):
+            weight = weights * self._unit
+            scores[:, head] += weight[self._ads].sum(-1) + weight[self._context].sum(-1)
         return scores

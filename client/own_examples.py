@@ -21,6 +21,7 @@ from sottovoce.client.features import Remembered, remembered
 from sottovoce.client.request import Request
 from sottovoce.client.taxonomy import sensitive
 from sottovoce.models.schema import FeatureSchema, Ids
+from sottovoce.models.topics import Topics
 
 _RANK = {"seen": 0, "click": 1, "conversion": 2}
 
@@ -77,14 +78,19 @@ def own_examples(
     moment = [feature for feature in schema.context if feature.source == "context"]
     itself = [feature for feature in schema.context if feature.source == "device"]
     ads, ad = _ads(kept, catalogue, schema)
-    context = [schema.encode_one(moment, one.event.context) for one in kept]
+    context = np.array([schema.encode_one(moment, one.event.context) for one in kept], np.int32)
+    context = context.reshape(len(kept), len(moment))
+    offsets = np.array([0, len(kept)], np.int64)
+    topics = Topics(schema)
+    pages = context[:, topics.page_column - len(itself)] if topics.page_column is not None else ad[:0]
     return Examples(
-        offsets=np.array([0, len(kept)], np.int64),
+        offsets=offsets,
         device=schema.encode_one(itself, device).reshape(1, len(itself)),
-        context=np.array(context, np.int32).reshape(len(kept), len(moment)),
+        context=context,
         ad=ad,
         labels=np.array([_labels(one, schema) for one in kept], np.int8).reshape(len(kept), len(schema.heads)),
         catalogue=ads,
+        match=topics.match_rows(pages, offsets, ads[ad]),
     )
 
 
@@ -113,7 +119,7 @@ def _labels(one: Remembered, schema: FeatureSchema) -> list[int]:
 
 def _ads(kept: list[Remembered], catalogue: Catalogue, schema: FeatureSchema) -> tuple[Ids, Ids]:
     """The encoded ads, those of the catalogue first, and the place of each row's ad among them."""
-    rows = [schema.encode_one(schema.ad, ad.features) for ad in catalogue.ads]
+    rows = [schema.encode_ad(ad.features) for ad in catalogue.ads]
     places: list[int] = []
     gone: dict[bytes, int] = {}
     for one in kept:
@@ -128,4 +134,4 @@ def _ads(kept: list[Remembered], catalogue: Catalogue, schema: FeatureSchema) ->
 
 
 def _encoded(event: Event, schema: FeatureSchema) -> Ids:
-    return schema.encode_one(schema.ad, event.features)
+    return schema.encode_ad(event.features)

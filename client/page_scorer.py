@@ -48,14 +48,17 @@ class PageScorer:
     """See the module; a `Scorer` that reads the page and the ads, and nothing else. Make it with `page_scorer`.
 
     Args:
+        known: columns of an ad that belong to it alone, not to ad and request.
         keys: (D,) of the different ads, rising.
         base: (D, heads) log odds.
         kind: (D,) of ad.
         effects: of page features.
     """
 
-    def __init__(self, keys: Keys, base: Floats, kind: npt.NDArray[np.intp], effects: Sequence[_Effect]) -> None:
-        self._keys, self._base, self._kind, self._effects = keys, base, kind, tuple(effects)
+    def __init__(
+        self, known: int, keys: Keys, base: Floats, kind: npt.NDArray[np.intp], effects: Sequence[_Effect]
+    ) -> None:
+        self._known, self._keys, self._base, self._kind, self._effects = known, keys, base, kind, tuple(effects)
 
     def scores(self, context: Ids, events: Ids, outcomes: Ids, ad: Ids) -> Scores:  # noqa: ARG002 - the person is not looked at
         """See `Scorer.scores`.
@@ -63,7 +66,7 @@ class PageScorer:
         Raises:
             DeviceError: an ad that was not in the catalogue.
         """
-        asked = _keys(ad)
+        asked = _keys(ad[:, : self._known])
         place = np.minimum(np.searchsorted(self._keys, asked), len(self._keys) - 1)
         if (self._keys[place] != asked).any():
             raise DeviceError("the page table does not know an ad", "make it again from the catalogue in use")
@@ -94,7 +97,8 @@ def page_scorer(encoder: Encoder, scorer: Scorer, catalogue: Catalogue) -> PageS
     kinds: dict[tuple[str, ...], int] = {}
     named = [catalogue.campaign[catalogue.ads[place].cid].cat for place in some.tolist()]
     kind = np.asarray([kinds.setdefault(categories, len(kinds)) for categories in named], np.intp)
-    keys = _keys(ads)
+    known = len(schema.ad) - len(schema.matches)
+    keys = _keys(ads[:, :known])
     order = np.argsort(keys, kind="stable")
     if (np.diff(keys[order]) == 0).any():
         raise DeviceError("two ads cannot be told apart by the page table", "go on without it")
@@ -102,6 +106,7 @@ def page_scorer(encoder: Encoder, scorer: Scorer, catalogue: Catalogue) -> PageS
     outcomes = np.zeros(schema.history_length, np.int32)
 
     def odds(context: Ids, rows: Ids) -> Floats:
+        rows = encoder.matched(rows, context, encoder.topics.nothing)
         return logit(ask(scorer, context, events, outcomes, rows).astype(np.float64))
 
     nothing = np.zeros((1, len(schema.context)), np.int32)
@@ -122,7 +127,7 @@ def page_scorer(encoder: Encoder, scorer: Scorer, catalogue: Catalogue) -> PageS
             for head in range(base.shape[1]):
                 moves[value, :, head] = np.bincount(kind[sample], moved[:, head]) / np.bincount(kind[sample])
         effects.append(_Effect(column, first, moves))
-    return PageScorer(keys[order], base[order], kind[order], effects)
+    return PageScorer(known, keys[order], base[order], kind[order], effects)
 
 
 def _keys(ad: Ids) -> Keys:

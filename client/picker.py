@@ -199,7 +199,8 @@ class Picker:
         seen = self._seen(asking.log, at.controls) if personal else _NO_EVENTS
         events, outcomes, past = encoder.history(seen)
         context = encoder.context(at.request, personal)
-        inputs = Inputs(context, events, outcomes, encoder.ads(candidates))
+        asked_of = encoder.matched(encoder.ads(candidates), context, encoder.read(seen))
+        inputs = Inputs(context, events, outcomes, asked_of, encoder.topics)
         scorer = step.layer.over(at.request, seen) if step.layer and personal else step.scorer
         scores = ask(scorer, context, events, outcomes, inputs.ad, encoder.like[candidates])
         offers = offered(self._columns, candidates, auction.grid(scores))

@@ -99,7 +99,7 @@ class _Chunk:
     """Some devices in training: their rows, and weights that carry a leading device axis."""
 
     def __init__(self, start: Weights, examples: Examples, schema: FeatureSchema, config: RankerConfig) -> None:
-        ad = examples.catalogue[examples.ad]
+        ad = examples.ads(slice(None))
         told = np.concatenate([examples.device[examples.owners], examples.context, ad], 1)
         self._ids = torch.from_numpy(told.astype(np.int64))
         self._labels = torch.from_numpy(examples.labels.astype(np.float32))

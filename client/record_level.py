@@ -209,7 +209,7 @@ def require_small(parameters: Mapping[str, Tensor]) -> int:
 def rows_of(examples: Examples, device: int) -> tuple[Tensor, Tensor]:
     """(rows, context + ad features) ids and (rows, heads) labels of one device, float32, without any history."""
     rows = slice(int(examples.offsets[device]), int(examples.offsets[device + 1]))
-    ad = examples.catalogue[examples.ad[rows]]
+    ad = examples.ads(rows)
     told = np.broadcast_to(examples.device[device], (len(ad), examples.device.shape[1]))
     ids = np.concatenate([told, examples.context[rows], ad], 1).astype(np.float32)
     return torch.from_numpy(ids), torch.from_numpy(examples.labels[rows].astype(np.float32))

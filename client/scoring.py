@@ -118,7 +118,7 @@ def pad(examples: Examples, schema: FeatureSchema, max_rows: int) -> tuple[Batch
     real = place < lengths[:, None]
     index = np.where(real, examples.offsets[:-1, None] + place, 0)
 
-    ad = np.where(real[..., None], examples.catalogue[examples.ad[index]], 0)
+    ad = np.where(real[..., None], examples.ads(index), 0)
     labels = np.where(real[..., None], examples.labels[index], 0).astype(np.float32)
     device = examples.device[:, None, :]
     if examples.context.shape[1]:
@@ -164,7 +164,7 @@ def _requests(
     width = int(lengths.max())
     real = np.arange(width) < lengths[:, None]
     place = np.where(real, rows.offsets[devices][:, None] + np.arange(width), -1)
-    ad = np.where(real[..., None], rows.catalogue[rows.ad[place]], 0)
+    ad = np.where(real[..., None], rows.ads(place), 0)
 
     context = rows.device[devices][:, None, :]
     if rows.context.shape[1]:

@@ -168,7 +168,7 @@ def quantize(
     if not config.embedding_width:
         # Zeros where the model has no such weights: a file that does not read all of its inputs loses them.
         dense.setdefault("interest.weight", torch.zeros(2 * len(schema.history) + 2, len(schema.heads)))
-        return QuantizedRanker(vector.to(torch.int8), first.clone(), dense, schema, config).eval()
+        return QuantizedRanker(table[:, :0].to(torch.int8), table.clone(), dense, schema, config).eval()
     scales = row_scales(vector, one_byte_scales, previous)
     ratio = vector / scales.values
     code = ratio.round().clamp(-CODES, CODES)

@@ -104,7 +104,7 @@ def shapes(schema: FeatureSchema, config: RankerConfig) -> dict[str, tuple[int, 
     x, d, heads = input_width(schema, config), config.embedding_width, len(schema.heads)
     if not d:
         interest = {"interest.weight": (2 * len(schema.history) + 2, heads)} if config.interest_counts else {}
-        return {"table": (schema.rows, 1), **interest, "head.bias": (1, heads)}
+        return {"table": (schema.rows, heads), **interest, "head.bias": (1, heads)}
     out: dict[str, tuple[int, ...]] = {
         "table": (schema.rows, 1 + d),
         "tower.weight": (len(schema.context) * d, config.tower_width),
@@ -133,7 +133,7 @@ def initial(schema: FeatureSchema, config: RankerConfig, seed: int) -> dict[str,
     for name, shape in shapes(schema, config).items():
         if name == "table":
             weight = torch.randn(shape, generator=generator) * 0.05
-            weight[:, 0] = 0.0
+            weight[:, : 1 if config.embedding_width else len(schema.heads)] = 0.0
             weight[0] = 0.0
         elif name == "head.bias":
             rates = torch.tensor([[config.click_rate, config.conversion_rate]])
@@ -192,10 +192,10 @@ def _as_trained(
     """Logits before any calibration."""
     table = parameters["table"]
     context, ad = lookup(table, batch.context), lookup(table, batch.ad)
-    first_order = ad[..., 0].sum(-1, keepdim=True) + context[..., 0].sum(-1, keepdim=True)
     liking = _liking(parameters, seen)
     if not config.embedding_width:
-        return _with_first_order(liking + parameters["head.bias"], first_order)
+        return liking + parameters["head.bias"] + ad.sum(-2) + context.sum(-2)
+    first_order = ad[..., 0].sum(-1, keepdim=True) + context[..., 0].sum(-1, keepdim=True)
     events, outcomes = lookup(table, batch.events), lookup(table, batch.outcomes)
 
     user = torch.relu(dense(context[..., 1:].flatten(-2), parameters, "tower"))

@@ -60,7 +60,7 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """
 
     name: str
-    source: Literal["device", "context", "ad"]
+    source: Literal["device", "context", "ad", "page_match", "read_match"]
     kind: Literal["hash", "integer", "bucket"] = "hash"
     buckets: int
     seed: int = 0
@@ -84,6 +84,10 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
                 )
         elif self.boundaries:
             raise SchemaError(f"feature {self.name!r}: only kind 'bucket' takes boundaries", "remove the boundaries")
+        if self.source == "page_match" and (self.kind, self.buckets) != ("integer", 2):
+            raise SchemaError(f"feature {self.name!r}: a page matches or not", "use kind = 'integer' and buckets = 2")
+        if self.source == "read_match" and self.kind != "bucket":
+            raise SchemaError(f"feature {self.name!r}: a lift is a number", "use kind = 'bucket' with boundaries")
         if self.in_history and self.source != "ad":
             raise SchemaError(f"feature {self.name!r}: only ad features are kept in the history", "unset in_history")
 
@@ -108,6 +112,20 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         return int(number) if number.is_integer() and 0 <= number < self.buckets else -1
 
 
+class Topic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which pages are about which ads: what match features compare, see `models.topics`. Public.
+
+    Attributes:
+        page: name of a context feature.
+        ad: name of an ad feature.
+        pairs: value of the page feature, and the value of the ad feature that it is about.
+    """
+
+    page: str
+    ad: str
+    pairs: tuple[tuple[str | int, str | int], ...]
+
+
 class FeatureSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
     """The features of a model, in the order of its inputs.
 
@@ -115,11 +133,13 @@ class FeatureSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         features: order matters: it fixes the table rows and the input columns.
         history_length: how many of the last events the device shows to the model.
         heads: what is predicted; `conversion` is given a click.
+        topic: what match features compare; None where there are none.
     """
 
     features: tuple[Feature, ...]
     history_length: int = 20
     heads: tuple[Literal["click", "conversion"], ...] = ("click",)
+    topic: Topic | None = None
 
     def __post_init__(self) -> None:
         """Refuse ambiguous names and schemas without ads."""
@@ -135,8 +155,23 @@ class FeatureSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             )
         if self.heads not in {("click",), ("click", "conversion")}:
             raise SchemaError(f"heads {self.heads} unknown", "use ('click',) or ('click', 'conversion')")
+        self._check_topic()
         if not 1 <= self.history_length <= 256:
             raise SchemaError(f"history_length {self.history_length} out of 1 ... 256", "choose a length in range")
+
+    def _check_topic(self) -> None:
+        """Refuse match features without anything to compare, and the other way round."""
+        if (self.topic is None) != (not self.matches):
+            raise SchemaError("match features and a topic go together", "give both or neither")
+        if self.topic is None:
+            return
+        pages = {feature.name for feature in self.features if feature.source == "context"}
+        ads = {feature.name for feature in self.features if feature.source == "ad"}
+        if self.topic.page not in pages or self.topic.ad not in ads or not self.topic.pairs:
+            raise SchemaError(
+                f"topic compares {self.topic.page!r} and {self.topic.ad!r}",
+                "name a context feature and an ad feature of this schema, and at least one pair of their values",
+            )
 
     @cached_property
     def rows(self) -> int:
@@ -152,13 +187,19 @@ class FeatureSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     @cached_property
     def context(self) -> tuple[Feature, ...]:
         """Features known once per request: of the device, then of the moment, in declaration order."""
-        known_once = (feature for feature in self.features if feature.source != "ad")
+        known_once = (feature for feature in self.features if feature.source in ("device", "context"))
         return tuple(sorted(known_once, key=lambda feature: feature.source == "context"))
 
     @cached_property
     def ad(self) -> tuple[Feature, ...]:
-        """Features known per candidate, history features first."""
-        return tuple(sorted((f for f in self.features if f.source == "ad"), key=lambda feature: not feature.in_history))
+        """Features known per candidate: history features first, `matches` last."""
+        own = sorted((f for f in self.features if f.source == "ad"), key=lambda feature: not feature.in_history)
+        return (*own, *self.matches)
+
+    @cached_property
+    def matches(self) -> tuple[Feature, ...]:
+        """Features of the pair of candidate and request; always the last columns of `ad`, and in no catalogue."""
+        return tuple(f for f in self.features if f.source in ("page_match", "read_match"))
 
     @cached_property
     def history(self) -> tuple[Feature, ...]:
@@ -188,6 +229,11 @@ class FeatureSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     def encode_one(self, features: Sequence[Feature], values: Mapping[str, Value]) -> Ids:
         """Table rows of one context or one ad, shape (len(features),); absent names count as missing."""
         return np.asarray([self.row(feature, values.get(feature.name)) for feature in features], np.int32)
+
+    def encode_ad(self, values: Mapping[str, Value]) -> Ids:
+        """Table rows of one ad of a catalogue, shape (ad features,); the columns of `matches` stay padding."""
+        own = self.encode_one(self.ad[: len(self.ad) - len(self.matches)], values)
+        return np.concatenate([own, np.zeros(len(self.matches), np.int32)])
 
     def canonical(self) -> bytes:
         """The schema as JSON with sorted keys and no spaces: what is digested and what a bundle carries."""

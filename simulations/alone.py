@@ -41,7 +41,7 @@ class LoneDevice(NamedTuple):
 def open_device(examples: Examples, device: int, schema: FeatureSchema, training: LocalTraining) -> LoneDevice:
     """The rows of a device that has some."""
     rows = np.arange(int(examples.offsets[device]), int(examples.offsets[device + 1]))
-    ad = examples.catalogue[examples.ad[rows]]
+    ad = examples.ads(rows)
     labels = examples.labels[rows]
     context = np.concatenate(
         [np.broadcast_to(examples.device[device], (len(rows), examples.device.shape[1])), examples.context[rows]], 1

@@ -58,6 +58,10 @@ class Dataset:
                 ("device ids and devices differ in number", len(self.device_ids) == train.devices),
                 ("catalogue columns are not the schema's", train.catalogue.shape[1] == len(schema.ad)),
                 (
+                    "match columns are not the schema's",
+                    train.match.shape[1] == len(schema.matches) == valid.match.shape[1],
+                ),
+                (
                     "device and context columns are not the schema's",
                     train.device.shape[1] + train.context.shape[1] == len(schema.context)
                     and train.context.shape[1] == valid.context.shape[1],
@@ -199,6 +203,7 @@ def open_memory_mapped(folder: Path) -> Dataset:
             _open(folder, f"{part}.ad", 1),
             _open(folder, f"{part}.labels", 2),
             catalogue,
+            *([_open(folder, f"{part}.match", 2)] if schema.matches else []),
         )
         for part in ("train", "valid")
     )
@@ -233,6 +238,8 @@ def _columns(dataset: Dataset) -> dict[str, npt.NDArray[np.generic]]:
             f"{part}.ad": examples.ad,
             f"{part}.labels": examples.labels,
         }
+        if dataset.schema.matches:
+            columns[f"{part}.match"] = examples.match
     if dataset.truth is not None:
         columns["truth"] = dataset.truth
     if dataset.group is not None:
@@ -243,6 +250,7 @@ def _columns(dataset: Dataset) -> dict[str, npt.NDArray[np.generic]]:
 _KINDS = {
     "device": np.int32,
     "catalogue": np.int32,
+    "match": np.int32,
     "offsets": np.int64,
     "context": np.int32,
     "ad": np.int32,

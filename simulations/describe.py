@@ -90,6 +90,7 @@ def describe(dataset: Dataset) -> DatasetSummary:
     columns = {
         **dict(zip([f.name for f in schema.context], [*train.device.T, *train.context.T], strict=True)),
         **dict(zip([f.name for f in schema.ad], train.catalogue.T, strict=True)),
+        **dict(zip([f.name for f in schema.matches], train.match.T, strict=True)),
     }
     return DatasetSummary(
         name=dataset.name,

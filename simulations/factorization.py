@@ -148,7 +148,9 @@ def fit(train: Examples, valid: Examples, schema_rows: int, plan: FitPlan = FitP
 
 def fields(examples: Examples, schema_rows: int) -> Callable[[npt.NDArray[np.int64]], Tensor]:
     """A reader of rows: given row numbers (n,), the table rows (n, fields) that describe them."""
-    top = max(int(ids.max(initial=0)) for ids in (examples.device, examples.context, examples.catalogue))
+    top = max(
+        int(ids.max(initial=0)) for ids in (examples.device, examples.context, examples.catalogue, examples.match)
+    )
     if top >= schema_rows:
         raise ValueError(f"examples use table row {top}, the schema has {schema_rows}")
     owner = examples.owners
@@ -159,7 +161,7 @@ def fields(examples: Examples, schema_rows: int) -> Callable[[npt.NDArray[np.int
             (schema_rows + device)[:, None],
             examples.device[device],
             examples.context[picked],
-            examples.catalogue[examples.ad[picked]],
+            examples.ads(picked),
         ]
         return torch.from_numpy(np.concatenate(columns, axis=1))
 

@@ -117,7 +117,7 @@ def test_missing_and_unknown_features_read_as_padding():
 
 def test_groups_can_be_taken_away_without_touching_the_rest():
     events, outcomes, _ = ENCODER.history(EventLog((event("impression", 1),)))
-    inputs = Inputs(ENCODER.context(request(), True), events, outcomes, ENCODER.ads([0]))
+    inputs = Inputs(ENCODER.context(request(), True), events, outcomes, ENCODER.ads([0]), ENCODER.topics)
     forgotten = inputs.without_history()
     assert not forgotten.events.any()
     assert not forgotten.outcomes.any()

@@ -46,7 +46,7 @@ def alone(dataset, parameters, device, row):
     context = np.concatenate([rows.device[device], rows.context[row]])
     batch = Batch(
         torch.from_numpy(context[None, None].astype(np.int64)),
-        torch.from_numpy(rows.catalogue[rows.ad[row]][None, None].astype(np.int64)),
+        torch.from_numpy(rows.ads(np.array([row]))[None].astype(np.int64)),
         torch.from_numpy(events[None]),
         torch.from_numpy(outcomes[None]),
         torch.from_numpy((np.arange(length) >= length - len(mine))[None, None].astype(np.float32)),

@@ -66,10 +66,12 @@ def test_columns_are_mapped_and_not_read(folder: Path) -> None:
 
 def test_a_set_without_context_columns_truth_or_group_survives_too(small: Dataset, tmp_path: Path) -> None:
     schema = type(small.schema)(
-        features=tuple(f for f in small.schema.features if f.source != "context"), heads=small.schema.heads
+        features=tuple(f for f in small.schema.features if f.source in ("device", "ad")), heads=small.schema.heads
     )
+    catalogue, nothing = small.train.catalogue[:, : len(schema.ad)], np.zeros((0, 0), np.int32)
     parts = [
-        dataclasses.replace(part, context=np.zeros((part.rows, 0), np.int32)) for part in (small.train, small.valid)
+        dataclasses.replace(part, context=np.zeros((part.rows, 0), np.int32), catalogue=catalogue, match=nothing)
+        for part in (small.train, small.valid)
     ]
     plain = dataclasses.replace(
         small,
@@ -88,7 +90,9 @@ def test_a_set_without_context_columns_truth_or_group_survives_too(small: Datase
     assert opened.device_ids.tolist() == plain.device_ids.tolist()
 
 
-@pytest.mark.parametrize("name", ["train.ad", "valid.offsets", "truth", "device_ids", "catalogue", "train.labels"])
+@pytest.mark.parametrize(
+    "name", ["train.ad", "valid.offsets", "truth", "device_ids", "catalogue", "train.labels", "valid.match"]
+)
 @pytest.mark.parametrize("damage", ["missing", "cut", "empty", "garbage", "pickle", "dtype", "shape"])
 def test_a_damaged_column_is_named(folder: Path, name: str, damage: str) -> None:
     path = folder / f"{name}.npy"
