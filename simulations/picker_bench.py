@@ -46,8 +46,8 @@ TRAINED: Mapping[str, Any] = {
     "privacy.clip_norm": 2.0,
     "privacy.delta": 1e-6,
 }
-"""The ranker whose value is measured: linear, at the epsilon of every other default. Chosen on people whom the bench does
-not ask."""
+"""The ranker whose value is measured: linear, at the epsilon of every other default. Chosen on other people than those
+whom the bench asks."""
 
 
 @dataclass(frozen=True, slots=True)
