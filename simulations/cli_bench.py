@@ -238,6 +238,7 @@ def picker(bundle: Path | None, key: Path | None, decisions: int, people: int, j
     for name, earned, ratio, (low, high) in (
         ("personalised", value.personalised, 1.0, (1.0, 1.0)),
         ("contextual", value.contextual, value.vs_contextual, value.vs_contextual_range),
+        ("informed", value.informed, value.vs_informed, value.vs_informed_range),
         ("oracle", value.oracle, value.vs_oracle, value.vs_oracle_range),
     ):
         against = "" if name == "personalised" else f"   personalised is {ratio:.2f} of it ({low:.2f} ... {high:.2f})"

@@ -24,6 +24,7 @@ from sottovoce.simulations.device_trial import Answers, Caps, ready, try_caps, t
 from sottovoce.simulations.experiment import Experiment, compose
 from sottovoce.simulations.folder import RunFolder
 from sottovoce.simulations.grid import InProcessGrid
+from sottovoce.simulations.informed_picker import Informed
 from sottovoce.simulations.picker_latency import PickLatency, measure
 from sottovoce.simulations.picker_value import OneBlock, Value, compare, held_out
 from sottovoce.simulations.results import finish, release_run
@@ -77,6 +78,7 @@ class PickerBench(msgspec.Struct, frozen=True, kw_only=True):
         p99_ms: 99th percentile.
         value_vs_contextual: see `Value`.
         value_vs_oracle: likewise.
+        value_vs_informed: likewise.
         caps_violated: see `Caps`.
         answered: see `Answers`.
         model: whose value was measured.
@@ -91,6 +93,7 @@ class PickerBench(msgspec.Struct, frozen=True, kw_only=True):
     p99_ms: dict[str, float]
     value_vs_contextual: float
     value_vs_oracle: float
+    value_vs_informed: float
     caps_violated: int
     answered: float
     model: str
@@ -135,6 +138,7 @@ def bench(bundle: Path | None, key: Path | None, effort: Effort, say: Callable[[
             ),
             world,
             held_out(world, UNSEEN, effort.people, 3),
+            Informed(world),
         )
         say("restarting a device, and breaking it")
         phone, requests = ready(Path(place) / "phone", world, data, signer, now)
@@ -145,6 +149,7 @@ def bench(bundle: Path | None, key: Path | None, effort: Effort, say: Callable[[
         p99_ms={str(one.ads): one.p99_ms for one in speed},
         value_vs_contextual=earned.vs_contextual,
         value_vs_oracle=earned.vs_oracle,
+        value_vs_informed=earned.vs_informed,
         caps_violated=caps.violated,
         answered=answers.answered,
         model=_name(believed, data),

@@ -1,8 +1,9 @@
 """What the picker earns in the synthetic market, where the true chances are known.
 
-Three pickers answer the same held-out requests of the same people, under the same floors and caps: the learned one with
-the person's history, the same one by the page alone, and one whose model is the truth. Each ad they show is counted at
-what its campaign offers times its true chances, so that luck plays no part.
+Four pickers answer the same held-out requests of the same people, under the same floors and caps: the learned one with
+the person's history, the same one by the page alone, one that knows the market and infers the person from the same
+history (`informed_picker`), and one whose model is the truth. Each ad they show is counted at what its campaign offers
+times its true chances, so that luck plays no part.
 """
 
 from collections.abc import Callable, Sequence
@@ -57,9 +58,12 @@ class Value(msgspec.Struct, frozen=True, kw_only=True):
         requests: of theirs.
         personalised: by the learned picker.
         contextual: by the same one, from the page alone.
-        oracle: by one that knows the true chances.
+        informed: by one that knows the market, and of the person what the device knows: the most that can be reached.
+        oracle: by one that knows the true chances, of everybody.
         vs_contextual: personalised / contextual.
         vs_contextual_range: 95 % interval over people.
+        vs_informed: personalised / informed.
+        vs_informed_range: likewise.
         vs_oracle: personalised / oracle.
         vs_oracle_range: likewise.
     """
@@ -68,9 +72,12 @@ class Value(msgspec.Struct, frozen=True, kw_only=True):
     requests: int
     personalised: float
     contextual: float
+    informed: float
     oracle: float
     vs_contextual: float
     vs_contextual_range: tuple[float, float]
+    vs_informed: float
+    vs_informed_range: tuple[float, float]
     vs_oracle: float
     vs_oracle_range: tuple[float, float]
 
@@ -144,39 +151,50 @@ def held_out(market: Market, block: int, people: int, visits: int) -> list[Asked
     return found
 
 
-def compare(picker: Callable[[Catalogue], Picker], market: Market, asked: Sequence[Asked]) -> Value:
-    """What the three pickers earn.
+def compare(
+    picker: Callable[[Catalogue], Picker], market: Market, asked: Sequence[Asked], informed: Truth | None = None
+) -> Value:
+    """What the four pickers earn.
 
     Args:
         picker: makes the learned one.
         market: its people, ads and truth.
         asked: requests, all of one person in a row.
+        informed: what infers the person; None for the truth itself.
     """
     catalogue = decode_catalogue(phone.catalogue_json(market))
     learned, truth = picker(catalogue), Truth(market)
-    oracle = Picker(market.schema, truth, catalogue)
-    earned = np.zeros((len(asked), 3))
+    guess = informed or truth
+    best, possible = Picker(market.schema, truth, catalogue), Picker(market.schema, guess, catalogue)
+    earned = np.zeros((len(asked), 4))
     for row, one in enumerate(asked):
         truth.of(one)
+        guess.of(one)
         for column, (chooser, consent) in enumerate(
-            ((learned, PERSONALISED), (learned, CONTEXTUAL), (oracle, PERSONALISED))
+            ((learned, PERSONALISED), (learned, CONTEXTUAL), (possible, PERSONALISED), (best, PERSONALISED))
         ):
             winner = chooser.pick(one.request, one.log, consent, one.now).winner
             if winner is not None:
                 earned[row, column] = worth(market, truth, catalogue.place[winner.crid])
     _, owner = np.unique([one.person for one in asked], return_inverse=True)
     by_person = np.stack([np.bincount(owner, column) for column in earned.T], 1).astype(np.float64)
-    personalised, contextual, best = (float(1000 * total / len(asked)) for total in earned.sum(0))
+    totals = [float(1000 * total / len(asked)) for total in earned.sum(0)]
+    ratios = [round(totals[0] / total, 4) for total in totals]
+    ranges = [interval(by_person[:, 0], column) for column in by_person.T]
+    personalised, contextual, reachable, oracle = (round(total, 4) for total in totals)
     return Value(
         people=len(by_person),
         requests=len(asked),
-        personalised=round(personalised, 4),
-        contextual=round(contextual, 4),
-        oracle=round(best, 4),
-        vs_contextual=round(personalised / contextual, 4),
-        vs_contextual_range=interval(by_person[:, 0], by_person[:, 1]),
-        vs_oracle=round(personalised / best, 4),
-        vs_oracle_range=interval(by_person[:, 0], by_person[:, 2]),
+        personalised=personalised,
+        contextual=contextual,
+        informed=reachable,
+        oracle=oracle,
+        vs_contextual=ratios[1],
+        vs_contextual_range=ranges[1],
+        vs_informed=ratios[2],
+        vs_informed_range=ranges[2],
+        vs_oracle=ratios[3],
+        vs_oracle_range=ranges[3],
     )
 
 
