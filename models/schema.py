@@ -133,13 +133,14 @@ class FeatureSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         features: order matters: it fixes the table rows and the input columns.
         history_length: how many of the last events the device shows to the model.
         heads: what is predicted; `conversion` is given a click.
-        topic: what match features compare; None where there are none.
+        topic: what match features compare; unset where there are none.
     """
 
     features: tuple[Feature, ...]
     history_length: int = 20
     heads: tuple[Literal["click", "conversion"], ...] = ("click",)
-    topic: Topic | None = None
+    # Absent from the canonical bytes where there is none, which keeps the digests of schemas without one.
+    topic: Topic | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         """Refuse ambiguous names and schemas without ads."""
@@ -161,15 +162,16 @@ class FeatureSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     def _check_topic(self) -> None:
         """Refuse match features without anything to compare, and the other way round."""
-        if (self.topic is None) != (not self.matches):
+        topic = self.topic or None
+        if (topic is None) != (not self.matches):
             raise SchemaError("match features and a topic go together", "give both or neither")
-        if self.topic is None:
+        if topic is None:
             return
         pages = {feature.name for feature in self.features if feature.source == "context"}
         ads = {feature.name for feature in self.features if feature.source == "ad"}
-        if self.topic.page not in pages or self.topic.ad not in ads or not self.topic.pairs:
+        if topic.page not in pages or topic.ad not in ads or not topic.pairs:
             raise SchemaError(
-                f"topic compares {self.topic.page!r} and {self.topic.ad!r}",
+                f"topic compares {topic.page!r} and {topic.ad!r}",
                 "name a context feature and an ad feature of this schema, and at least one pair of their values",
             )
 

@@ -42,13 +42,14 @@ class Topics:
         self.count, self.page_column, self._ad_column = 0, None, 0
         self._of_row = np.full(schema.rows, NONE, np.int64)
         self._of_row_of_ad = self._of_row.copy()
-        if schema.topic is None:
+        topic = schema.topic or None
+        if topic is None:
             return
         context = [feature.name for feature in schema.context]
         ad = [feature.name for feature in schema.ad]
-        self.page_column, self._ad_column = context.index(schema.topic.page), ad.index(schema.topic.ad)
+        self.page_column, self._ad_column = context.index(topic.page), ad.index(topic.ad)
         numbers: dict[int, int] = {}
-        for page, value in schema.topic.pairs:
+        for page, value in topic.pairs:
             row = schema.row(schema.ad[self._ad_column], value)
             number = numbers.setdefault(row, len(numbers))
             self._of_row[schema.row(schema.context[self.page_column], page)] = number

@@ -104,7 +104,7 @@ def test_the_lift_of_two_topics_has_the_sign_of_their_difference(mine, other):
 
 BAD = {
     "a topic without match features": {"features": FEATURES[:4]},
-    "match features without a topic": {"topic": None},
+    "match features without a topic": {"topic": msgspec.UNSET},
     "a page feature that is none": {"topic": Topic("product", "product", (("cats", 0),))},
     "an ad feature that is none": {"topic": Topic("page", "page", (("cats", 0),))},
     "no pair": {"topic": Topic("page", "product", ())},
