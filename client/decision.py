@@ -10,12 +10,15 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from sottovoce.client.catalogue import Catalogue
 from sottovoce.client.consent import Consent
 from sottovoce.client.reasons import Loss, NoBid
 from sottovoce.privacy.errors import DeviceError
 
 Mode = Literal["personalised", "contextual", "none"]
 Level = Literal["model", "rotation", "house", "none"]
+Group = Literal["history", "habit", "page", "device"]
+"""Earlier events; the personal layer's offset; features of the page; features of the device."""
 
 
 class Winner(msgspec.Struct, frozen=True):
@@ -72,24 +75,46 @@ class Loser(msgspec.Struct, frozen=True):
 
 
 class Effect(msgspec.Struct, frozen=True):
-    """What one group of signals did to the winner's P(click): measured by scoring it again without the group.
+    """What one group of signals did to a chance.
 
     Attributes:
-        group: `history` (earlier events), `page` (context features) or `device` (device features).
-        without: P(click) with the group missing.
-        change: P(click) minus `without`; above 0 the group raised it.
+        group: see `Group`.
+        share: its Shapley value in log odds; above 0 the group raised the chance.
+        without: the chance with everything but the group.
+        alone: the chance with the group and nothing else but the ad.
     """
 
-    group: Literal["history", "page", "device"]
+    group: Group
+    share: float
     without: float
-    change: float
+    alone: float
+
+
+class Signals(msgspec.Struct, frozen=True):
+    """What all groups that the model was given did to the winner's chance; see `client.signals`.
+
+    Attributes:
+        of: a click, or a click that is followed by a conversion.
+        bare: the chance by the ad alone.
+        given: with everything that the model was given. The shares add up to the log odds of `given` less those of
+            `bare`.
+        least, most: of all combinations of the groups.
+        effects: one for each group, largest share first.
+    """
+
+    of: Literal["click", "conversion"]
+    bare: float
+    given: float
+    least: float
+    most: float
+    effects: tuple[Effect, ...]
 
 
 class Evidence(msgspec.Struct, frozen=True):
     """Facts that the explanation may state, all about what the model was given.
 
     Attributes:
-        effects: one per group that the model was given, largest change first; None when they could not be measured.
+        signals: what each group did; None when no model chose, or when it could not be measured.
         remembered: past impressions that the model was given.
         shown: those of them in the winner's category (any shared category).
         clicked: those of `shown` that were clicked.
@@ -97,7 +122,7 @@ class Evidence(msgspec.Struct, frozen=True):
         publisher: bundle or domain of the app or site.
     """
 
-    effects: tuple[Effect, ...] | None = ()
+    signals: Signals | None = None
     remembered: int = 0
     shown: int = 0
     clicked: int = 0
@@ -128,6 +153,16 @@ class Workings(Protocol):
 
     def evidence(self) -> Evidence:
         """Facts for the explanation."""
+        ...
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """All ads."""
+        ...
+
+    @property
+    def impid(self) -> str:
+        """Of the place that was asked for."""
         ...
 
 
@@ -183,7 +218,7 @@ class Decision(msgspec.Struct, frozen=True, dict=True):
         Raises:
             DeviceError: the decision was read back.
         """
-        return self._asked().losers()
+        return self.workings.losers()
 
     @cached_property
     def evidence(self) -> Evidence:
@@ -192,7 +227,7 @@ class Decision(msgspec.Struct, frozen=True, dict=True):
         Raises:
             DeviceError: the decision was read back.
         """
-        return self._asked().evidence()
+        return self.workings.evidence()
 
     def in_full(self) -> dict[str, Any]:
         """The decision with losers and evidence, as plain data.
@@ -204,7 +239,13 @@ class Decision(msgspec.Struct, frozen=True, dict=True):
         plain: dict[str, Any] = msgspec.to_builtins(more)
         return {**msgspec.to_builtins(self), **plain}
 
-    def _asked(self) -> Workings:
+    @property
+    def workings(self) -> Workings:
+        """What it takes to say more.
+
+        Raises:
+            DeviceError: the decision was read back.
+        """
         workings: Workings | None = self.__dict__.get("_workings")
         if workings is None:
             raise DeviceError(

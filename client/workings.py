@@ -3,20 +3,21 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from sottovoce.client.auction import MICRO
 from sottovoce.client.caps import Counts
 from sottovoce.client.catalogue import Catalogue
 from sottovoce.client.columns import Codes
-from sottovoce.client.decision import Effect, Evidence, Loser
+from sottovoce.client.decision import Evidence, Loser, Signals
 from sottovoce.client.eligibility import refusal
 from sottovoce.client.events import EventLog
-from sottovoce.client.explanation import effects
 from sottovoce.client.features import Encoder, Inputs, Remembered
 from sottovoce.client.offers import Offers
 from sottovoce.client.policy import CoolDown
 from sottovoce.client.reasons import LOSSES, Loss
 from sottovoce.client.scorer import Scorer
+from sottovoce.client.signals import signals
 from sottovoce.client.situation import Refusal, Situation
 from sottovoce.client.taxonomy import named
 
@@ -58,15 +59,20 @@ class PickWorkings:
     turn: tuple[int, ...] = ()
     asked: Asked | None = None
 
+    @property
+    def impid(self) -> str:
+        """See `decision.Workings`."""
+        return self.at.request.place.id
+
     def losers(self) -> tuple[Loser, ...]:
         """See `decision.Workings`: scored ones, best first, then the rest in the order of the catalogue."""
         if self.codes is None:
             return ()
         first = [] if self.offers is None else [*self._scored(self.offers)]
         listed = {*(loser.crid for loser in first), *(self.catalogue.ads[place].crid for place in self.turn)}
-        first += [self._lost(place) for place in self.turn]
+        first += [self.lost(place) for place in self.turn]
         ads = enumerate(self.catalogue.ads)
-        return (*first, *(self._lost(n) for n, ad in ads if n != self.winner and ad.crid not in listed))
+        return (*first, *(self.lost(n) for n, ad in ads if n != self.winner and ad.crid not in listed))
 
     def _scored(self, offers: Offers) -> Iterator[Loser]:
         """Those in the auction, then those that a rule kept out of it."""
@@ -81,9 +87,10 @@ class PickWorkings:
         for row in (offers.codes != 0).nonzero()[0]:
             place = int(offers.ads[row])
             if place != self.winner:
-                yield self._lost(place)
+                yield self.lost(place)
 
-    def _lost(self, place: int) -> Loser:
+    def lost(self, place: int) -> Loser:
+        """What the ad at this position of the catalogue lost by, where no auction decided it."""
         ad = self.catalogue.ads[place]
         campaign = self.catalogue.campaign[ad.cid]
         reason = LOSSES[int(self._codes[place])]
@@ -95,13 +102,17 @@ class PickWorkings:
             found = Refusal(reason, "rotation", "there is a floor, and without the model no value")
         elif reason is Loss.UNPRICED:
             found = Refusal(reason, "auction", f"{campaign.pricing} needs a model with a conversion head")
+        elif reason is Loss.OUTBID and self.offers is not None:
+            worth = int(self.offers.worth[self.offers.ads == place][0])
+            found = Refusal(reason, "auction", f"value {worth / MICRO:g}")
         else:
-            told = refusal(ad, campaign, self.at) or self._counts.refusal(ad, campaign)
+            told = refusal(ad, campaign, self.at) or self.counts.refusal(ad, campaign)
             found = told or Refusal(reason, "value", "")
         return Loser(ad.crid, reason, reason.words, found.rule, found.detail)
 
     @cached_property
-    def _counts(self) -> Counts:
+    def counts(self) -> Counts:
+        """What the device's log holds against the limits."""
         return Counts(self.log, self.catalogue, self.at.now, self.cool_downs)
 
     @property
@@ -112,18 +123,23 @@ class PickWorkings:
 
     def evidence(self) -> Evidence:
         """See `decision.Workings`."""
-        publisher, campaigns, asked = self.at.request.publisher, self.catalogue.campaign, self.asked
-        past = asked.past if asked else ()
+        publisher, campaigns = self.at.request.publisher, self.catalogue.campaign
+        past = self.asked.past if self.asked else ()
         own = set() if self.winner is None else set(campaigns[self.catalogue.ads[self.winner].cid].cat)
         alike = [one for one in past if own & set(campaigns[one.event.cid].cat)]
-        measured: tuple[Effect, ...] | None = ()
-        if asked is not None and asked.row is not None:
-            measured = effects(asked.scorer, asked.encoder, asked.inputs, asked.row)
         return Evidence(
-            effects=measured,
+            signals=self._signals(),
             remembered=len(past),
             shown=len(alike),
             clicked=sum(one.outcome != "seen" for one in alike),
             topics=tuple(dict.fromkeys(named(category, cattax) for category, cattax in sorted(publisher.categories))),
             publisher=publisher.bundle or publisher.domain,
         )
+
+    def _signals(self) -> Signals | None:
+        asked = self.asked
+        if asked is None or asked.row is None or self.winner is None:
+            return None
+        pricing = self.catalogue.campaign[self.catalogue.ads[self.winner].cid].pricing
+        of: Literal["click", "conversion"] = "conversion" if pricing == "cpa" else "click"
+        return signals(asked.scorer, asked.encoder, asked.inputs, asked.row, of)
