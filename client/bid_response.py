@@ -8,7 +8,7 @@ OpenRTB has a list of loss reasons, but no field that carries them in a response
 codes (204 means "blocked for privacy" there, and "format" here). So the list stands in a field of our own with the same
 shape, `ext.seatloss`, in which `own` marks codes from 500: they are ours.
 
-Source: OpenRTB 2.6-202606, sections 4.3.1 to 4.3.3 and 3.2.1; AdCOM 1.0, loss reason codes; IAB Europe DSA transparency.
+Source: OpenRTB 2.6-202606, sections 4.3.1 to 4.3.3 and 3.2.1; AdCOM 1.0, loss reason codes.
 """
 
 from typing import Any

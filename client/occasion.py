@@ -1,4 +1,4 @@
-"""All that one decision is a function of, held together, so that it can be made again, or made with one thing changed."""
+"""All that one decision is a function of, held together, so that it can be made again, or with one thing changed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -1,8 +1,8 @@
 """What each group of signals did to the chance that the winner is paid for, measured by asking the model again.
 
 The groups are what the device remembers (`history`), the offset that the personal layer fitted on it (`habit`), what
-the page says (`page`) and what the device is (`device`); the ad's own features are what is there without any of them. The
-model is asked about every combination, and each group's share of the change is its Shapley value.
+the page says (`page`) and what the device is (`device`); the ad's own features are there without any of them. The model
+is asked about every combination, and each group's share of the change is its Shapley value.
 
 Shares are in log odds, because there the model adds things up: the personal layer adds its offset to the click logit,
 so that for an ad paid per click its share is that offset, whatever else is known. The winner's value would do as well,

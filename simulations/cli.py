@@ -36,6 +36,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "delta": ("cli_update", "Write what turns one bundle into another."),
     "off-policy": ("cli_off_policy", "Judge a ranker that never ran, from the log of one that did."),
     "pick": ("cli_ship", "Choose an ad on the device, and say why."),
+    "replay": ("cli_replay", "Pick again what was picked before, and name what differs."),
     "creative": ("cli_creative", "Check creatives with exchangeable parts, and approve their exact bytes."),
     "bundle": ("cli_bundle", "Show what a bundle says of itself, and hold it against the ledger."),
     "audit": ("cli_audit", "Recompute what a run spent, and measure whether it did as it says."),
