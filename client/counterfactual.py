@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from sottovoce.client.auction import MICRO
+from sottovoce.client.auction import MICRO, exact
 from sottovoce.client.catalogue import Catalogue
 from sottovoce.client.controls import Controls, Kind, mute, reset, resume, unmute
 from sottovoce.client.occasion import Occasion
@@ -157,12 +157,12 @@ def _words(occasion: Occasion, change: Change) -> str:
         case Bid():
             pricing = occasion.catalogue.campaign[change.cid].pricing
             per = {"cpm": "per thousand views", "cpc": "per click", "cpa": "per conversion"}[pricing]
-            paid = f"{_amount(change.price)} {occasion.catalogue.cur} {per} instead of {_amount(change.before)}"
+            paid = f"{exact(change.price)} {occasion.catalogue.cur} {per} instead of {exact(change.before)}"
             return f"If the campaign {change.cid} offered {paid}"
         case Floor():
             return (
-                f"If the place asked for at least {_amount(change.floor)} {occasion.catalogue.cur} per thousand views "
-                f"instead of {_amount(change.before)}"
+                f"If the place asked for at least {exact(change.floor)} {occasion.catalogue.cur} per thousand views "
+                f"instead of {exact(change.before)}"
             )
         case Moment():
             return f"At {_clock(change.at, occasion.now)}, with everything else as it is"
@@ -177,12 +177,6 @@ def _words(occasion: Occasion, change: Change) -> str:
             verb = "muted" if isinstance(change, Muting) else "unmuted"
             kind = {"crids": "ad", "seats": "advertiser", "categories": "category"}[change.kind]
             return f"If you {verb} the {kind} {change.what}"
-
-
-def _amount(micros: int) -> str:
-    """Exact, without trailing zeros."""
-    whole, rest = divmod(micros, MICRO)
-    return f"{whole}.{rest:06d}".rstrip("0").rstrip(".")
 
 
 def _clock(at: datetime, now: datetime) -> str:

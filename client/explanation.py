@@ -20,10 +20,8 @@ PROFILING, CONTEXTUAL = 1, 2
 _PROFILED = frozenset({"model", "previous"})
 """Levels at which a model read what the person did, where that is allowed."""
 
-_FALLBACKS = {
-    "previous": "The newest ranking model could not be used, so the one before it chose.",
-    "contextual": "The ranking model could not be used, so only the page chose.",
-}
+_PREVIOUS = "The newest ranking model could not be used, so the one before it chose."
+_PAGE_ALONE = "the ranking model could not be used, so the page alone chose"
 
 _TIE = 1e-6
 
@@ -75,13 +73,15 @@ def _sentences(decision: Decision, winner: Winner) -> list[str]:
         said = [offer, "It is paid per view, so no estimate about you decided its value.", paid]
     else:
         said = [_main(decision.evidence), offer, paid]
-    if decision.fallback in _FALLBACKS:
-        said.append(_FALLBACKS[decision.fallback])
-    unused = "" if decision.fallback in _PROFILED else "the ranking model could not be used"
-    unused = decision.mode_words if decision.mode == "contextual" else unused
+    level: str = decision.fallback
+    if level == "previous":
+        said.append(_PREVIOUS)
+    unused = [decision.mode_words] if decision.mode == "contextual" else []
+    unused += [] if level in _PROFILED else [_PAGE_ALONE]
     if unused:
-        # Frequency caps count what was shown whoever chooses.
-        said.append(f"Nothing about your earlier activity was used, except to keep ads from repeating: {unused}.")
+        # Frequency caps count what was shown, whoever chooses.
+        reason = "; ".join(unused)
+        said.append(f"Nothing about your earlier activity was used, except to keep ads from repeating: {reason}.")
     return said
 
 
@@ -143,7 +143,7 @@ def _name(effect: Effect, evidence: Evidence) -> str:
     if effect.group == "page":
         return f"the page, which is about {' and '.join(evidence.topics)}" if evidence.topics else "the page"
     return {
-        "device": "this device, not what was done on it",
+        "device": "the kind of device this is",
         "history": "what this device remembers of earlier ads",
         "habit": "how often ads are clicked on this device, which it learned by itself",
     }[effect.group]

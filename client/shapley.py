@@ -32,7 +32,7 @@ def shares(values: Floats | Sequence[float]) -> Floats:
     """
     worth = np.asarray(values, np.float64)
     players = len(worth).bit_length() - 1
-    if worth.ndim != 1 or len(worth) != 1 << players or players > MOST_PLAYERS:
+    if players < 0 or worth.ndim != 1 or len(worth) != 1 << players or players > MOST_PLAYERS:
         raise ValueError(f"{worth.shape} values are not those of all coalitions of up to {MOST_PLAYERS} players")
     coalitions = np.arange(len(worth))
     sizes = np.asarray([int(coalition).bit_count() for coalition in coalitions])

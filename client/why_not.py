@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 
 from sottovoce.client import auction
-from sottovoce.client.auction import MICRO
+from sottovoce.client.auction import MICRO, exact, millionths
 from sottovoce.client.catalogue import Ad
 from sottovoce.client.decision import Decision
 from sottovoce.client.eligibility import refusals
@@ -94,7 +94,7 @@ def needed(workings: PickWorkings, place: int) -> int:
         workings: of the decision.
         place: of the ad in the catalogue.
     """
-    least = auction.millionths(workings.at.request.place.bidfloor)
+    least = millionths(workings.at.request.place.bidfloor)
     offers = workings.offers
     if offers is None:
         return least
@@ -164,7 +164,7 @@ def _sentence(told: WhyNot, decision: Decision) -> str:
         said += f" Without that it would not have been shown either: {'; '.join(words[1:])}."
     if told.value is None or told.missing is None:
         return said
-    worth = f" It is worth {told.value:g} {decision.cur} per thousand views here"
+    worth = f" It is worth {exact(millionths(told.value))} {decision.cur} per thousand views here"
     if told.missing:
-        return f"{said}{worth}, {told.missing / MICRO:g} too little to be first."
+        return f"{said}{worth}, {exact(told.missing)} too little to be first."
     return f"{said}{worth}, enough to be first." if told.against[0].reason is not Loss.OUTBID else f"{said}{worth}."

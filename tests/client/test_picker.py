@@ -222,9 +222,10 @@ def test_every_request_is_answered_whatever_is_broken(log, way, allowed, size, y
 
 
 RUNTIME = (
-    "auction caps catalogue columns consent controls creative_rules decision eligibility events explanation features "
-    "gpp limits offers pace personal personal_scorer picker policy reasons request rotation runtimes sale scorer "
-    "screening serving situation taxonomy workings"
+    "auction bid_response caps catalogue columns consent controls counterfactual creative_rules decision eligibility "
+    "events explanation features gpp limits occasion offers pace personal personal_scorer picker policy reasons replay "
+    "request rotation runtimes sale scorer screening serving shapley signals situation taxonomy trace what_if why_not "
+    "workings"
 )
 
 
