@@ -126,8 +126,6 @@ def _price(campaign: Campaign, scores: tuple[float, ...], worth: int) -> int | N
 
 
 def _bid_to_win(wins: _Wins, campaign: Campaign, scores: tuple[float, ...], worth: int) -> Counterfactual | None:
-    if campaign.pricing != "cpm" and not scores:
-        return None
     # A campaign that offers nothing is a house campaign, so a bid to win is at least 1.
     least = _price(campaign, scores, worth)
     return _bid(wins, campaign, None if least is None else max(least, 1), -1)

@@ -1,0 +1,216 @@
+from dataclasses import replace
+from datetime import timedelta, timezone
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_market import ALLOWED, ANONYMOUS, NOW, SCHEMA, Broken, Rule, ad, campaign, catalogue, event, market, request
+
+from sottovoce.client.auction import MICRO, exact
+from sottovoce.client.catalogue import Cap, Competitors, DayPart
+from sottovoce.client.consent import Consent
+from sottovoce.client.controls import Controls, Interest
+from sottovoce.client.counterfactual import (
+    Bid,
+    Floor,
+    Forgetting,
+    Moment,
+    Muting,
+    Permission,
+    Resuming,
+    Unmuting,
+    changed,
+)
+from sottovoce.client.events import EventLog
+from sottovoce.client.occasion import Occasion
+from sottovoce.client.picker import Picker
+from sottovoce.client.policy import Pace, PickerPolicy, QuietHours
+from sottovoce.client.request import Banner, Imp
+from sottovoce.client.what_if import to_lose, to_win
+from sottovoce.privacy.errors import DeviceError
+
+LOG = EventLog((event("impression", 1, 90), event("click", 1, 80), event("impression", 3, 60)))
+ONCE = Cap("creative", "impression", 1, 3600)
+
+
+def occasion(shop, scorer=None, log=LOG, consent=ALLOWED, now=NOW, controls=None, policy=None, rule=None, **changes):
+    policy = policy or PickerPolicy()
+
+    def build(ads):
+        return Picker(SCHEMA, scorer or Rule(history=0.5), ads, policy=policy, value_rule=rule)
+
+    return Occasion(
+        build, build(shop), shop, request(**changes), log, consent, now, controls or Controls(), policy=policy
+    )
+
+
+def kinds(found):
+    return [type(one.change) for one in found]
+
+
+def one(found, kind):
+    (only,) = [change for change in found if isinstance(change.change, kind)]
+    return only
+
+
+def winner(at):
+    found = at.pick().winner
+    return found and found.crid
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0.0, 5.0), st.sampled_from(["cpm", "cpc", "cpa"])), min_size=2, max_size=5),
+    st.sampled_from([0.0, 120.0]),
+    st.integers(0, 4),
+)
+def test_a_bid_wins_and_a_micro_unit_less_does_not_whatever_the_pricing(offers, floor, wanted):
+    shop = catalogue(
+        tuple(campaign(f"c{n}", price=price, pricing=pricing) for n, (price, pricing) in enumerate(offers)),
+        tuple(ad(f"a{n}", f"c{n}", features={"ad_id": n, "category": 1}) for n in range(len(offers))),
+    )
+    place = (Imp(id="1", banner=Banner(320, 50), bidfloor=floor),)
+    at, crid = occasion(shop, imp=place), f"a{wanted % len(offers)}"
+    if winner(at) == crid:
+        assert to_win(at, crid) == ()
+        return
+    bid = one(to_win(at, crid), Bid).change
+    assert winner(changed(at, bid)) == crid
+    assert winner(changed(at, msgspec.structs.replace(bid, price=bid.price - 1))) != crid
+    assert bid.price != bid.before
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(0, 3 * MICRO), min_size=2, max_size=4), st.sampled_from(["cpm", "cpc"]))
+def test_the_winner_loses_with_a_bid_that_is_a_micro_unit_lower_than_what_still_wins(prices, pricing):
+    shop = catalogue(
+        tuple(campaign(f"c{n}", price=price / MICRO, pricing=pricing) for n, price in enumerate(prices)),
+        tuple(ad(f"a{n}", f"c{n}", features={"ad_id": n, "category": 1}) for n in range(len(prices))),
+    )
+    at = occasion(shop)
+    crid = winner(at)
+    for found in to_lose(at):
+        assert found.winner == winner(changed(at, found.change)) != crid
+        if isinstance(found.change, Bid):
+            back = msgspec.structs.replace(found.change, price=found.change.price + 1)
+            assert back.price == back.before or winner(changed(at, back)) == crid
+
+
+def test_a_rule_about_value_does_not_fool_the_bid():
+    def half(offers):
+        return replace(offers, worth=np.where(offers.ads == 2, offers.worth // 2, offers.worth))
+
+    at = occasion(market(3), rule=half)
+    bid = one(to_win(at, "a2"), Bid).change
+    assert winner(changed(at, bid)) == "a2"
+    assert winner(changed(at, msgspec.structs.replace(bid, price=bid.price - 1))) != "a2"
+    assert bid.price > 2 * bid.before
+
+
+def test_no_bid_helps_an_ad_that_is_refused_or_that_its_own_campaign_outbids():
+    shop = catalogue((campaign("c1"),), (ad("a1"), ad("a2", features={"ad_id": 5})))
+    assert Bid not in kinds(to_win(occasion(shop), "a1"))
+    blocked = occasion(market(3), badv=("advertiser-c2.example",))
+    assert to_win(blocked, "a2") == ()
+
+
+def test_a_lower_floor_lets_the_best_one_in_and_a_higher_one_keeps_it_out():
+    place = (Imp(id="1", banner=Banner(320, 50), bidfloor=900.0),)
+    at = occasion(market(3), imp=place)
+    best = winner(replace(at, request=request()))
+    found = one(to_win(at, best), Floor)
+    assert found.winner == best
+    assert winner(changed(at, msgspec.structs.replace(found.change, floor=found.change.floor + 1))) is None
+    assert exact(found.change.floor) in found.sentence
+    raised = one(to_lose(replace(at, request=request())), Floor)
+    assert raised.winner is None
+    assert raised.change.floor == found.change.floor + 1
+
+
+def test_a_capped_ad_is_told_the_second_from_which_on_it_may_be_shown():
+    zone = timezone(timedelta(hours=2))
+    at = occasion(market(5, caps=(ONCE,)), now=NOW.astimezone(zone))
+    found = one(to_win(at, "a1"), Moment)
+    assert found.change.at == NOW + timedelta(seconds=3600 - 90)
+    assert found.winner == "a1"
+    assert found.sentence == "At 14:58:30, with everything else as it is, a1 would be shown."
+    assert winner(replace(at, now=found.change.at - timedelta(microseconds=1))) != "a1"
+
+
+def test_a_moment_waits_for_every_limit_of_the_ad():
+    caps = (ONCE, Cap("campaign", "click", 1, 7200))
+    parts = (DayPart((0,), 15 * 60, 16 * 60), DayPart((1,), 60, 120))
+    shop = market(5, caps=caps)
+    later = tuple(msgspec.structs.replace(c, dayparts=parts) if c.cid == "c1" else c for c in shop.campaigns)
+    assert one(to_win(occasion(msgspec.structs.replace(shop, campaigns=later)), "a1"), Moment).change.at == NOW.replace(
+        hour=15
+    )
+    rival = campaign("c9", seat="rival", price=9.0, cat=("1335",), competitors=Competitors(cat=("1058",), within_s=600))
+    apart = catalogue((campaign("c1"), rival), (ad("a1", "c1"), ad("a9", "c9", features={"ad_id": 6})))
+    found = one(to_win(occasion(apart), "a9"), Moment)
+    assert found.change.at == NOW + timedelta(seconds=600 - 90)
+
+
+def test_quiet_hours_and_a_flight_that_has_not_begun_have_an_end():
+    quiet = PickerPolicy(page=Pace(wait_s=120, quiet=QuietHours(11 * 60, 12 * 60 + 30)))
+    assert one(to_win(occasion(market(1), policy=quiet, log=EventLog()), "a0"), Moment).change.at == NOW.replace(
+        minute=30
+    )
+    soon = PickerPolicy(page=Pace(wait_s=120))
+    waits = to_win(occasion(market(5), policy=soon), "a1")
+    assert one(waits, Moment).change.at == NOW + timedelta(seconds=60)
+    start = NOW + timedelta(hours=3)
+    shop = catalogue((campaign("c1", start=start, end=start + timedelta(hours=1)),), (ad("a1"),))
+    assert one(to_win(occasion(shop), "a1"), Moment).change.at == start
+
+
+def test_the_winner_is_told_when_its_day_part_ends():
+    shop = catalogue((campaign("c1", dayparts=(DayPart((0,), 0, 13 * 60),)),), (ad("a1"),))
+    found = one(to_lose(occasion(shop)), Moment)
+    assert (found.change.at, found.winner) == (NOW.replace(hour=13), None)
+
+
+def test_what_the_person_may_do_is_told_where_it_would_change_the_ad():
+    at = occasion(market(5))
+    assert winner(at) == "a1"
+    lost = to_lose(at)
+    assert {Permission, Forgetting, Muting} <= set(kinds(lost))
+    assert one(lost, Permission).change == Permission("serve_personalised", False)
+    back = replace(at, consent=ANONYMOUS)
+    assert one(to_win(back, "a1"), Permission).change == Permission("serve_personalised", True)
+    assert Permission in kinds(to_win(replace(at, consent=Consent(serve_contextual=False)), "a4"))
+    assert kinds(to_win(replace(at, controls=Controls(paused=True)), "a1"))[-1] is Resuming
+    assert Forgetting in kinds(to_win(at, "a4"))
+
+
+@pytest.mark.parametrize(
+    ("controls", "change"),
+    [
+        (Controls(muted_crids=("a1",)), Unmuting("crids", "a1")),
+        (Controls(muted_seats=("advertiser-c1",)), Unmuting("seats", "advertiser-c1")),
+        (Controls(muted_categories=(("1058", 8),)), Unmuting("categories", "1058", 8)),
+        (Controls(interests=(Interest(("1058", 8), "never"),)), Unmuting("categories", "1058", 8)),
+    ],
+)
+def test_a_muted_ad_is_told_which_mute_it_is_and_two_mutes_are_no_single_change(controls, change):
+    shop = market(5)
+    assert shop.campaign["c1"].cat == ("1058",)
+    assert one(to_win(occasion(shop, controls=controls), "a1"), Unmuting).change == change
+    both = msgspec.structs.replace(controls, muted_crids=("a1",), muted_seats=("advertiser-c1",))
+    assert Unmuting not in kinds(to_win(occasion(shop, controls=both), "a1"))
+
+
+@pytest.mark.parametrize("scorer", [Broken("nan"), Rule(0.0)])
+def test_where_the_model_says_nothing_only_what_was_tried_is_told(scorer):
+    at = occasion(market(3), scorer)
+    for crid in ("a1", "a2"):
+        assert all(found.winner == crid for found in to_win(at, crid))
+    assert all(found.winner != winner(at) for found in to_lose(at))
+
+
+def test_without_an_ad_nobody_loses_and_an_unknown_ad_is_refused():
+    assert to_lose(occasion(catalogue((), ()))) == ()
+    with pytest.raises(DeviceError, match="no ad 'a9'"):
+        to_win(occasion(market(2)), "a9")
