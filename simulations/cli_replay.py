@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -27,6 +28,11 @@ SECRET_BYTES = 32
 @click.option("--log", type=PATH, help="events.jsonl as it is now; what came later is left out. [default: nothing yet]")
 @click.option("--secret", type=PATH, required=True, help="The device's secret that the traces were made with.")
 @click.option("--runtime", type=click.Choice(["litert", "onnxruntime"]), default="litert", show_default=True)
+@click.option(
+    "--now",
+    type=click.DateTime(["%Y-%m-%dT%H:%M:%SZ"]),
+    help="When the bundle must not have expired, UTC; an earlier moment asks an expired one. [default: now]",
+)
 @as_json
 def replay(
     traces: Path,
@@ -36,17 +42,18 @@ def replay(
     log: Path | None,
     secret: Path,
     runtime: str,
+    now: datetime | None,
     json_output: bool,
 ) -> None:
     """Pick again what `pick --trace` wrote down, and name what differs.
 
-    Exit code 1 when a decision is not the one of then. The bundle is believed as of the first trace, so that an expired
-    one can still be asked what it did.
+    Exit code 1 when a decision is not the one of then.
     """
     written = decode_traces(_read(traces), str(traces))
     if not written:
         raise DeviceError(f"{traces}: no trace", "write one with `sottovoce pick --trace`")
-    model = believed(_read(bundle), Trust((load_public_key(key),)), written[0].now, runtime)
+    moment = now.replace(tzinfo=UTC) if now else datetime.now(UTC)
+    model = believed(_read(bundle), Trust((load_public_key(key),)), moment, runtime)
     ads = decode_catalogue(_read(catalogue), str(catalogue))
     events = decode_log(_read(log), str(log)) if log else EventLog()
     picker, known = model.over(ads), read_secret(secret)
