@@ -46,6 +46,8 @@ def test_the_personal_layer_gets_exactly_its_offset_whatever_else_is_known():
     without, found = signals(table), signals(table, variance=1.0)
     offset = share(found)["habit"]
     assert abs(offset) > 0.1
+    winner = Picker(SCHEMA, Told(table), market(1), 1.0).pick(request(), LOG, ALLOWED, NOW).winner
+    assert found.given == pytest.approx(winner.scores[0], abs=1e-6)
     assert sum(share(found).values()) == pytest.approx(float(logit(found.given) - logit(found.bare)), abs=1e-6)
     for group, value in share(without).items():
         assert share(found)[group] == pytest.approx(value, abs=1e-5)

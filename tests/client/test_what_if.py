@@ -109,6 +109,28 @@ def test_a_rule_about_value_does_not_fool_the_bid():
     assert bid.price > 2 * bid.before
 
 
+def test_a_rule_that_favours_an_ad_makes_the_bid_smaller_than_the_auction_alone_says():
+    def favoured(offers):
+        return replace(offers, worth=np.where(offers.ads == 2, 2 * offers.worth - 10 * MICRO, offers.worth))
+
+    at = occasion(market(5, "cpm"), rule=favoured)
+    dear = msgspec.structs.replace(at.catalogue.campaigns[0], price=30.0)
+    at = at.among(msgspec.structs.replace(at.catalogue, campaigns=(dear, *at.catalogue.campaigns[1:])))
+    bid = one(to_win(at, "a2"), Bid).change
+    assert bid.price == 20 * MICRO + 1, "twice as much less 10 is just above 30"
+    assert winner(changed(at, bid)) == "a2"
+
+
+@pytest.mark.parametrize("pricing", ["cpm", "cpc", "cpa"])
+def test_a_bid_is_worked_out_and_not_searched_for(pricing):
+    at, builds = occasion(market(4, pricing), Rule(0.1)), []
+    counted = replace(at, build=lambda shop: builds.append(shop) or at.build(shop))
+    for crid in {"a0", "a1", "a2", "a3"} - {winner(at)}:
+        builds.clear()
+        assert Bid in kinds(to_win(counted, crid))
+        assert len(builds) <= 2, "the bid, and a micro-unit less"
+
+
 def test_no_bid_helps_an_ad_that_is_refused_or_that_its_own_campaign_outbids():
     shop = catalogue((campaign("c1"),), (ad("a1"), ad("a2", features={"ad_id": 5})))
     assert Bid not in kinds(to_win(occasion(shop), "a1"))
@@ -137,6 +159,25 @@ def test_a_capped_ad_is_told_the_second_from_which_on_it_may_be_shown():
     assert found.winner == "a1"
     assert found.sentence == "At 14:58:30, with everything else as it is, a1 would be shown."
     assert winner(replace(at, now=found.change.at - timedelta(microseconds=1))) != "a1"
+
+
+def test_a_cap_of_two_is_free_again_when_the_second_newest_is_old_enough():
+    log = EventLog((*(event("impression", 1, ago) for ago in (900, 600, 300)), event("click", 1, 290)))
+    at = occasion(market(5, caps=(Cap("creative", "impression", 2, 3600),)), log=log)
+    assert one(to_win(at, "a1"), Moment).change.at == NOW + timedelta(seconds=3600 - 600)
+
+
+def test_a_moment_that_changes_nothing_for_the_ad_is_not_told():
+    shop = catalogue(
+        (
+            campaign("c1", price=9.0, end=NOW + timedelta(minutes=30)),
+            campaign("c2", dayparts=(DayPart((0,), 0, 13 * 60), DayPart((0,), 13 * 60, 14 * 60))),
+        ),
+        (ad("a1", "c1"), ad("a2", "c2")),
+    )
+    at = occasion(shop)
+    assert winner(replace(at, now=NOW.replace(hour=13))) == "a2"
+    assert Moment not in kinds(to_win(at, "a2")), "at half past twelve it was already so"
 
 
 def test_a_moment_waits_for_every_limit_of_the_ad():

@@ -65,8 +65,10 @@ def test_the_first_reason_is_the_decisions_and_what_is_missing_is_what_the_aucti
         if loser.value is not None:
             assert (told.value, told.scores) == (loser.value, loser.scores)
             assert told.missing > 0
-            best = max([floor] + ([decision.winner.value] if decision.winner else []))
-            assert told.missing - (millionths(best) - millionths(loser.value)) in (0, 1)
+            rivals = [(millionths(one.value), one.crid) for one in decision.losers if one.value is not None]
+            rivals += [(millionths(decision.winner.value), decision.winner.crid)] if decision.winner else []
+            need = max(millionths(floor), *(v + (crid < loser.crid) for v, crid in rivals if crid != loser.crid), 0)
+            assert told.missing == need - millionths(loser.value)
     if decision.winner:
         told = why_not(decision, decision.winner.crid)
         assert (told.shown, told.against, told.missing) == (True, (), 0)
