@@ -6,7 +6,8 @@ for use on the device, and without them for the page that shows the ad.
 
 OpenRTB has a list of loss reasons, but no field that carries them in a response; `ext.seatnonbid` is one for other
 codes (204 means "blocked for privacy" there, and "format" here). So the list stands in a field of our own with the same
-shape, `ext.seatloss`, in which `own` marks codes from 500: they are ours.
+shape, `ext.seatloss`, in which `own` marks codes from 500: they are ours. So does `bid.ext.parts`, what is shown of a
+creative with exchangeable parts, as "slot/component".
 
 Source: OpenRTB 2.6-202606, sections 4.3.1 to 4.3.3 and 3.2.1; AdCOM 1.0, loss reason codes.
 """
@@ -34,7 +35,9 @@ def bid_response(decision: Decision, dsa: dict[str, Any], losses: bool = False) 
     if decision.winner is None:
         response["nbr"] = None if decision.nbr is None else int(decision.nbr)
     else:
-        bid = _bid(decision, decision.winner) | ({"ext": {"dsa": dsa}} if dsa else {})
+        parts = decision.combination.parts if decision.combination else ()
+        ext = ({"dsa": dsa} if dsa else {}) | ({"parts": list(parts)} if parts else {})
+        bid = _bid(decision, decision.winner) | ({"ext": ext} if ext else {})
         response["seatbid"] = [{"seat": decision.winner.seat, "bid": [bid]}]
     if losses:
         response["ext"] = {"seatloss": _losses(decision)}

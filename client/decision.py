@@ -11,14 +11,18 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from sottovoce.client.catalogue import Catalogue
+from sottovoce.client.combination_choice import Choice as Combination
 from sottovoce.client.consent import Consent
 from sottovoce.client.reasons import Loss, NoBid
 from sottovoce.privacy.errors import DeviceError
 
 Mode = Literal["personalised", "contextual", "none"]
-Level = Literal["model", "rotation", "house", "none"]
+Level = Literal["model", "previous", "contextual", "rotation", "house", "none"]
 Group = Literal["history", "habit", "page", "device"]
 """Earlier events; the personal layer's offset; features of the page; features of the device."""
+
+PROFILED: frozenset[Level] = frozenset({"model", "previous"})
+"""Levels whose choice may read what the person did, where that is allowed."""
 
 
 class Winner(msgspec.Struct, frozen=True):
@@ -110,6 +114,18 @@ class Signals(msgspec.Struct, frozen=True):
     effects: tuple[Effect, ...]
 
 
+class Climb(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the ladder came to its answer; see `client.ladder`.
+
+    Attributes:
+        asked: the step whose model answered; None when none did.
+        faults: why each step above it did not.
+    """
+
+    asked: Level | None = None
+    faults: tuple[str, ...] = ()
+
+
 class Evidence(msgspec.Struct, frozen=True):
     """Facts that the explanation may state, all about what the model was given.
 
@@ -120,6 +136,10 @@ class Evidence(msgspec.Struct, frozen=True):
         clicked: those of `shown` that were clicked.
         topics: the page's categories in words.
         publisher: bundle or domain of the app or site.
+        first: no ad that takes part was worth more than the winner.
+        besides: the ranking counted more than what ads pay; see `client.value`.
+        wished: interests that the person edited weighed in it.
+        taste: what this device learned that the person likes decided how often each was drawn.
     """
 
     signals: Signals | None = None
@@ -128,6 +148,10 @@ class Evidence(msgspec.Struct, frozen=True):
     clicked: int = 0
     topics: tuple[str, ...] = ()
     publisher: str = ""
+    first: bool = True
+    besides: bool = False
+    wished: bool = False
+    taste: bool = False
 
 
 class Used(msgspec.Struct, frozen=True):
@@ -165,6 +189,16 @@ class Workings(Protocol):
         """Of the place that was asked for."""
         ...
 
+    @property
+    def climb(self) -> Climb | None:
+        """How the ladder came to its answer; None where no model was to be asked."""
+        ...
+
+    @property
+    def creatives(self) -> str:
+        """Digest of what may be shown of creatives with combinations; empty without any."""
+        ...
+
 
 class Decision(msgspec.Struct, frozen=True, dict=True):
     """The answer to one request.
@@ -178,15 +212,18 @@ class Decision(msgspec.Struct, frozen=True, dict=True):
         nbr_words: the same in words.
         mode: what was allowed to choose.
         mode_words: why.
-        fallback: `model` when the model chose; `rotation` when it failed and the ads took turns; `house` when nobody
-            who pays fitted; `none` without an ad.
-        fault: what was wrong with the model, empty when nothing was.
+        fallback: `model` when the model chose; `previous` when the last good one did; `contextual` when a table did,
+            by the page alone; `rotation` when the ads took turns; `house` when nobody who pays fitted; `none` without
+            an ad.
+        fault: why each step above `fallback` gave no answer, and what else went wrong; empty when nothing did.
         consent: the gates as they were given.
         draw: the random number that exploration was given.
         propensity: chance that this ad was chosen, over all draws; 1 without exploration, 0 without an ad.
         considered: the ads that exploration drew from, each with its chance; empty without exploration.
         reasons: how many ads lost by each code.
         used: what it was made from.
+        combination: of the winner's parts, with its probability given that this ad won: that of both is the product
+            with `propensity`. None where the ad is shown as the catalogue has it.
     """
 
     request: str
@@ -205,6 +242,7 @@ class Decision(msgspec.Struct, frozen=True, dict=True):
     considered: tuple[tuple[str, float], ...]
     reasons: dict[int, int]
     used: Used
+    combination: Combination | None = None
 
     def explained_by(self, workings: Workings) -> "Decision":
         """This decision, able to say more."""

@@ -10,18 +10,20 @@ from typing import Any
 import msgspec
 
 from sottovoce.client.bid_response import bid_response
-from sottovoce.client.decision import Decision, Effect, Evidence, Signals, Winner
+from sottovoce.client.decision import PROFILED, Decision, Effect, Evidence, Signals, Winner
+from sottovoce.client.reasons import Loss
 
 DSA_LIMIT = 100
 """Most characters of `behalf` and `paid`."""
 
 PROFILING, CONTEXTUAL = 1, 2
 
-_PROFILED = frozenset({"model", "previous"})
-"""Levels at which a model read what the person did, where that is allowed."""
-
 _PREVIOUS = "The newest ranking model could not be used, so the one before it chose."
 _PAGE_ALONE = "the ranking model could not be used, so the page alone chose"
+
+_BESIDES = "what the app weighs besides money"
+_WISHED = "the interests that you edited"
+_TASTE = ", in which counts what this device learned that you like"
 
 _TIE = 1e-6
 
@@ -63,21 +65,22 @@ def sentence(decision: Decision) -> str:
 
 
 def _sentences(decision: Decision, winner: Winner) -> list[str]:
-    paid = f"{winner.seat} pays for this ad."
+    paid, version = f"{winner.seat} pays for this ad.", _version(decision)
     if decision.fallback == "rotation":
-        return ["The ads take turns, because the ranking model could not be used, and it was this one's turn.", paid]
+        turn = "The ads take turns, because the ranking model could not be used, and it was this one's turn."
+        return [turn, *version, paid]
     if decision.fallback == "house":
-        return ["No ad that is paid for fits here, so the place's own ads take turns, and it was this one's turn."]
-    offer = _offer(decision, winner)
+        turn = "No ad that is paid for fits here, so the place's own ads take turns, and it was this one's turn."
+        return [turn, *version]
+    offer = _offer(decision)
     if winner.pricing == "cpm":
-        said = [offer, "It is paid per view, so no estimate about you decided its value.", paid]
+        said = [offer, "It is paid per view, so no estimate about you decided its value.", *version, paid]
     else:
-        said = [_main(decision.evidence), offer, paid]
-    level: str = decision.fallback
-    if level == "previous":
+        said = [_main(decision.evidence), offer, *version, paid]
+    if decision.fallback == "previous":
         said.append(_PREVIOUS)
     unused = [decision.mode_words] if decision.mode == "contextual" else []
-    unused += [] if level in _PROFILED else [_PAGE_ALONE]
+    unused += [] if decision.fallback in PROFILED else [_PAGE_ALONE]
     if unused:
         # Frequency caps count what was shown, whoever chooses.
         reason = "; ".join(unused)
@@ -85,20 +88,33 @@ def _sentences(decision: Decision, winner: Winner) -> list[str]:
     return said
 
 
-def _offer(decision: Decision, winner: Winner) -> str:
+def _offer(decision: Decision) -> str:
     """How it came out on top, or that it did not and was drawn."""
-    best, drawn = decision.considered[:1], len(decision.considered)
-    chance = _percent(decision.propensity)
-    if best and best[0][0] != winner.crid:
+    evidence, drawn = decision.evidence, sum(chance > 0 for _, chance in decision.considered)
+    chance = f"a chance of {_percent(decision.propensity)}{_TASTE if evidence.taste else ''}"
+    more = [_BESIDES] if evidence.besides else []
+    counting = " and ".join([*more, _WISHED] if evidence.wished else more)
+    if not evidence.first:
+        most = f"its offer was worth the most{f', counting {counting}' if counting else ''}"
         return (
-            f"It is shown to learn how it does, and not because its offer was worth the most: it was drawn from the "
-            f"{drawn} best offers, with a chance of {chance}."
+            f"It is shown to learn how it does, and not because {most}: it was drawn from the {drawn} best offers, "
+            f"with {chance}."
         )
-    scored = sum(loser.value is not None for loser in decision.losers)
-    if not scored:
+    others = sum(loser.reason in (Loss.OUTBID, Loss.BELOW_FLOOR) and bool(loser.scores) for loser in decision.losers)
+    if not others:
         return "No other ad that is paid for fits here."
-    most = f"Its offer was worth the most among {scored + 1} ads that fit here"
-    return f"{most}, and it was drawn from the {drawn} best with a chance of {chance}." if drawn > 1 else f"{most}."
+    most = f"Its offer was worth the most among {others + 1} ads that fit here"
+    most += f", counting {counting}" if counting else ""
+    return f"{most}, and it was drawn from the {drawn} best with {chance}." if drawn > 1 else f"{most}."
+
+
+def _version(decision: Decision) -> list[str]:
+    """How its parts were chosen, where there was a choice."""
+    parts = decision.combination
+    if parts is None or parts.level != "bandit" or parts.among < 2:
+        return []
+    chance = _percent(parts.propensity)
+    return [f"It has {parts.among} versions that may be shown here, and this one was drawn with a chance of {chance}."]
 
 
 def _main(evidence: Evidence) -> str:
@@ -165,7 +181,7 @@ def _percent(chance: float) -> str:
 def _dsa(decision: Decision, winner: Winner) -> dict[str, Any]:
     """Who paid, for whom, and whether a profile was used: a history on the device is profiling too."""
     used = [CONTEXTUAL]
-    if decision.mode == "personalised" and decision.fallback in _PROFILED:
+    if decision.mode == "personalised" and decision.fallback in PROFILED:
         used.insert(0, PROFILING)
     return {
         "behalf": (winner.sponsored or winner.seat)[:DSA_LIMIT],

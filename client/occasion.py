@@ -5,12 +5,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sottovoce.client.catalogue import Catalogue
+from sottovoce.client.combination_posterior import Posterior as PartsPosterior
 from sottovoce.client.consent import Consent
 from sottovoce.client.controls import Controls
-from sottovoce.client.decision import Decision
+from sottovoce.client.decision import Climb, Decision
 from sottovoce.client.events import EventLog
 from sottovoce.client.picker import Picker
 from sottovoce.client.policy import PickerPolicy
+from sottovoce.client.posterior import Posterior
 from sottovoce.client.request import Request
 
 NOTHING_SET = Controls()
@@ -22,7 +24,7 @@ class Occasion:
     """One request and everything around it; see `Picker.pick`.
 
     Attributes:
-        build: the picker for a catalogue: model, policy, value rule and explorer are in it.
+        build: the picker for a catalogue: models, policy and combinations are in it.
         picker: what it builds for `catalogue`.
         catalogue: all ads.
         request: what the page asks.
@@ -32,6 +34,9 @@ class Occasion:
         controls: of the person.
         draw: of the decision.
         policy: of the app, the same as in `build`.
+        posterior: what was learnt of this person's taste, or None.
+        parts: what was learnt of parts of creatives, or None.
+        then: how the ladder came to its answer, once it has: picking again then asks the same step, whatever the time.
     """
 
     build: Callable[[Catalogue], Picker]
@@ -44,10 +49,27 @@ class Occasion:
     controls: Controls = NOTHING_SET
     draw: float = 0.0
     policy: PickerPolicy = NO_POLICY
+    posterior: Posterior | None = None
+    parts: PartsPosterior | None = None
+    then: Climb | None = None
 
     def pick(self) -> Decision:
         """The decision; the same each time."""
-        return self.picker.pick(self.request, self.log, self.consent, self.now, self.controls, self.draw)
+        return self.picker.pick(
+            self.request,
+            self.log,
+            self.consent,
+            self.now,
+            self.controls,
+            self.draw,
+            self.posterior,
+            self.parts,
+            self.then,
+        )
+
+    def decided(self, decision: Decision) -> "Occasion":
+        """The same, to pick again as the ladder came to this decision of it."""
+        return replace(self, then=decision.workings.climb)
 
     def among(self, catalogue: Catalogue) -> "Occasion":
         """The same with another catalogue. Builds a picker, which takes as long as its ads take to encode."""

@@ -3,6 +3,9 @@
 A log that has grown since is no obstacle: its first events, as many as there were then, are those of the trace. One
 that lost its oldest events has no such start, and is named. Where an input is not the one of then, the answer may
 still be the same; both are told.
+
+The step of the ladder that answered then is asked again, and no other: that a model above it was late or failed is
+taken from the trace, and told.
 """
 
 import hmac
@@ -13,13 +16,16 @@ from typing import Literal
 import msgspec
 
 from sottovoce.client.catalogue import Catalogue
+from sottovoce.client.combination_posterior import Posterior as PartsPosterior
+from sottovoce.client.decision import Climb
 from sottovoce.client.events import EventLog
 from sottovoce.client.occasion import Occasion
 from sottovoce.client.picker import Picker
 from sottovoce.client.policy import PickerPolicy
-from sottovoce.client.trace import Trace, outcome, policy_digest, reference
+from sottovoce.client.posterior import Posterior
+from sottovoce.client.trace import Trace, outcome, parts_mac, policy_digest, reference, taste_mac
 
-Input = Literal["log", "catalogue", "model", "policy"]
+Input = Literal["log", "catalogue", "model", "policy", "creatives", "posterior", "parts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,7 @@ class Replayed:
         field: the first that is not, in dots (`winner.price`); empty when identical.
         then, now: its values.
         changed: inputs that are not those of then; empty when all are.
+        climb: how the ladder came to its answer then, which was not measured again; None where no model was asked.
     """
 
     identical: bool
@@ -38,10 +45,22 @@ class Replayed:
     then: object
     now: object
     changed: tuple[Input, ...]
+    climb: Climb | None
 
     @property
     def sentence(self) -> str:
         """The same for a reader."""
+        return self._compared + self._climbed
+
+    @property
+    def _climbed(self) -> str:
+        if self.climb is None or not self.climb.faults:
+            return ""
+        asked = f"the step {self.climb.asked}" if self.climb.asked else "no model"
+        return f"; {asked} was asked as then, by what was written down of those above: {'; '.join(self.climb.faults)}"
+
+    @property
+    def _compared(self) -> str:
         inputs = f"not the one of then: {', '.join(self.changed)}" if self.changed else "every input is the one of then"
         if self.identical:
             return f"identical; {inputs}"
@@ -56,6 +75,8 @@ def replay(
     secret: bytes,
     policy: PickerPolicy | None = None,
     picker: Picker | None = None,
+    posterior: Posterior | None = None,
+    parts: PartsPosterior | None = None,
 ) -> Replayed:
     """Pick again as the trace says, and compare.
 
@@ -67,6 +88,8 @@ def replay(
         secret: of the device.
         policy: of now, the same as in `build`.
         picker: what `build` makes of the catalogue, where it is at hand.
+        posterior: what was learnt of the person's taste, as of then.
+        parts: what was learnt of parts of creatives, as of then.
     """
     policy = policy or PickerPolicy()
     before = EventLog(log.events[: trace.log.events])
@@ -81,6 +104,9 @@ def replay(
         controls=trace.controls,
         draw=trace.draw,
         policy=policy,
+        posterior=posterior,
+        parts=parts,
+        then=trace.climb,
     )
     decision = occasion.pick()
     same: dict[Input, bool] = {
@@ -88,12 +114,15 @@ def replay(
         "catalogue": decision.used.catalogue == trace.catalogue,
         "model": decision.used.model == trace.model,
         "policy": policy_digest(policy) == trace.policy,
+        "creatives": decision.workings.creatives == trace.creatives,
+        "posterior": hmac.compare_digest(taste_mac(posterior, secret), trace.posterior),
+        "parts": hmac.compare_digest(parts_mac(parts, secret), trace.parts),
     }
     changed = tuple(name for name, is_same in same.items() if not is_same)
     # Compared as it would be written: a float that JSON reads back is the same float.
     then, again = msgspec.to_builtins(trace.outcome), msgspec.to_builtins(outcome(decision))
     field, was, now = _difference(then, again)
-    return Replayed(not field, field, was, now, changed)
+    return Replayed(not field, field, was, now, changed, trace.climb)
 
 
 def _difference(then: object, now: object, path: str = "") -> tuple[str, object, object]:

@@ -55,6 +55,9 @@ def signals(
         chances = [_chances(shared, _only(alone, asked, columns, known)) for known in range(1 << len(asked))]
     except DeviceError:
         return None
+    heads = {len(row) for row in chances}
+    if len(heads) > 1 or (of == "conversion" and heads == {1}):
+        return None  # a model that answers one question now and two then has said nothing that can be compared
     table = np.asarray(chances, np.float64)
     if len(groups) > len(asked):
         moved = table.copy()

@@ -1,9 +1,13 @@
 """Traces: a decision written down so that it can be made again later, and held against what it was then.
 
-A trace holds what the page asked, the moment, consent, controls and the random number as they were; catalogue, model
-and policy as digests; and of the log no event, but its length and a digest keyed with a secret of the device, so that
-nobody without the secret can test a guess about what happened there. It does say which ad was chosen and at which
-price: it is personal all the same, and stays on the device.
+A trace holds what the page asked, the moment, consent, controls and the random number as they were; catalogue, model,
+policy and combinations of creatives as digests; and of the log no event, but its length and a digest keyed with a
+secret of the device, so that nobody without the secret can test a guess about what happened there. What was learnt of
+the person is a keyed digest too. It does say which ad was chosen and at which price: it is personal all the same, and
+stays on the device.
+
+How the ladder came to its answer is written down as well, because how fast a model was, and whether memory was short,
+cannot be had again.
 """
 
 import hashlib
@@ -14,12 +18,15 @@ import msgspec
 from msgspec import Meta
 
 from sottovoce.client.catalogue import Moment
+from sottovoce.client.combination_choice import Choice as Combination
+from sottovoce.client.combination_posterior import Posterior as PartsPosterior
 from sottovoce.client.consent import Consent
 from sottovoce.client.controls import Controls
-from sottovoce.client.decision import Decision, Level, Mode, Winner
+from sottovoce.client.decision import Climb, Decision, Level, Mode, Winner
 from sottovoce.client.events import EventLog, encode_log
 from sottovoce.client.occasion import Occasion
 from sottovoce.client.policy import PickerPolicy
+from sottovoce.client.posterior import Posterior
 from sottovoce.client.request import Request
 from sottovoce.privacy.errors import DeviceError
 
@@ -29,9 +36,13 @@ MAX_BYTES = 64 * 1024 * 1024
 SHORTEST_SECRET = 16
 """Bytes."""
 
-_PURPOSE = b"sottovoce trace of an event log\n"
+_LOG, _TASTE, _PARTS = (
+    f"sottovoce trace of {what}\n".encode() for what in ("an event log", "a taste", "what parts do")
+)
+"""What a keyed digest is of: the same bytes give another one for each."""
 
 Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+DigestOrNone = Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")]
 
 
 class LogReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,6 +64,7 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     propensity: float
     considered: tuple[tuple[str, float], ...]
     reasons: dict[int, int]
+    combination: Combination | None
 
 
 class Trace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,6 +81,10 @@ class Trace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         catalogue: SHA-256 of the catalogue as JSON.
         model: what the caller calls the model, the bundle's SHA-256 for instance; empty without one.
         policy: SHA-256 of the policy as JSON.
+        creatives: digest of what may be shown of creatives with combinations; empty without any.
+        posterior: keyed digest of what was learnt of the person's taste; empty without it.
+        parts: keyed digest of what was learnt of parts of creatives; empty without it.
+        climb: how the ladder came to its answer; None where no model was to be asked.
         outcome: see there.
     """
 
@@ -82,6 +98,10 @@ class Trace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     catalogue: Digest
     model: str
     policy: Digest
+    creatives: DigestOrNone
+    posterior: DigestOrNone
+    parts: DigestOrNone
+    climb: Climb | None
     outcome: Outcome
 
 
@@ -107,6 +127,10 @@ def traced(occasion: Occasion, decision: Decision, secret: bytes) -> Trace:
         catalogue=decision.used.catalogue,
         model=decision.used.model,
         policy=policy_digest(occasion.policy),
+        creatives=decision.workings.creatives,
+        posterior=taste_mac(occasion.posterior, secret),
+        parts=parts_mac(occasion.parts, secret),
+        climb=decision.workings.climb,
         outcome=outcome(decision),
     )
 
@@ -117,10 +141,27 @@ def reference(log: EventLog, secret: bytes) -> LogReference:
     Raises:
         ValueError: the secret is too short.
     """
+    return LogReference(len(log.events), _mac(secret, _LOG + encode_log(log.events)))
+
+
+def taste_mac(posterior: Posterior | None, secret: bytes) -> str:
+    """HMAC-SHA256 of it as JSON with the device's secret, in hexadecimal; empty without it.
+
+    Raises:
+        ValueError: the secret is too short.
+    """
+    return "" if posterior is None else _mac(secret, _TASTE + msgspec.json.encode(posterior))
+
+
+def parts_mac(parts: PartsPosterior | None, secret: bytes) -> str:
+    """The same of what was learnt of parts of creatives."""
+    return "" if parts is None else _mac(secret, _PARTS + msgspec.json.encode(parts))
+
+
+def _mac(secret: bytes, what: bytes) -> str:
     if len(secret) < SHORTEST_SECRET:
         raise ValueError(f"a secret of {len(secret)} bytes can be guessed; use at least {SHORTEST_SECRET}")
-    mac = hmac.new(secret, _PURPOSE + encode_log(log.events), hashlib.sha256).hexdigest()
-    return LogReference(len(log.events), mac)
+    return hmac.new(secret, what, hashlib.sha256).hexdigest()
 
 
 def policy_digest(policy: PickerPolicy) -> str:
@@ -173,4 +214,5 @@ def outcome(decision: Decision) -> Outcome:
         propensity=decision.propensity,
         considered=decision.considered,
         reasons=decision.reasons,
+        combination=decision.combination,
     )

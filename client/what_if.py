@@ -1,8 +1,11 @@
 """The smallest single changes that would make an ad win, or the winner lose; see `client.counterfactual`.
 
 Smallest is checked too: one micro-unit less of a bid or a floor, or a microsecond earlier, and it is not so. A bid is
-worked out from the auction and then tried; where a rule about value makes the ranking go by more than the price, the
+worked out from the auction and then tried; where more decides than the auction, such as a draw among the best, the
 working out is wrong, and the price is searched for by halving.
+
+Every try asks the same step of the ladder that answered then: what a faster or a repaired model would have said is
+another question.
 
 This picks again, and for a bid builds the picker again, a few times for each change: it is for whoever asks, and not
 for every request.
@@ -29,6 +32,7 @@ from sottovoce.client.counterfactual import (
 from sottovoce.client.decision import Decision
 from sottovoce.client.occasion import Occasion
 from sottovoce.client.pace import ends
+from sottovoce.client.reasons import NoBid
 from sottovoce.client.why_not import needed, why_not
 from sottovoce.client.workings import PickWorkings
 from sottovoce.privacy.errors import DeviceError
@@ -57,12 +61,13 @@ def to_win(occasion: Occasion, crid: str) -> tuple[Counterfactual, ...]:
     """
     decision, workings = _made(occasion)
     told = why_not(decision, crid)
-    if told.shown:
+    if told.shown or decision.nbr is NoBid.NOT_CHECKED:
         return ()
     ad = occasion.catalogue.ads[occasion.catalogue.place[crid]]
     campaign = occasion.catalogue.campaign[ad.cid]
     wins = _Wins(occasion, crid)
-    found = [_bid_to_win(wins, campaign, told.scores, needed(workings, occasion.catalogue.place[crid]))]
+    least = None if told.value is None or told.missing is None else millionths(told.value) + told.missing
+    found = [_bid_to_win(wins, campaign, told.scores, least)]
     if told.value is not None and occasion.request.place.bidfloor > told.value:
         found.append(_floor(wins, millionths(told.value), 1))
     found.append(_moment(wins, _begins(occasion, workings, ad, campaign)))
@@ -81,7 +86,7 @@ def to_lose(occasion: Occasion) -> tuple[Counterfactual, ...]:
     loses = _Wins(occasion, winner.crid, lost=True)
     found: list[Counterfactual | None] = []
     if winner.value is not None:
-        least = _price(campaign, winner.scores, needed(workings, place))
+        least = _price(campaign, winner.scores, _kept(workings, place))
         found.append(_bid(loses, campaign, None if least is None else least - 1, 1))
         if occasion.request.place.bidfloorcur == occasion.catalogue.cur or not occasion.request.place.bidfloor:
             found.append(_floor(loses, millionths(winner.value) + 1, -1))
@@ -113,21 +118,29 @@ def _made(occasion: Occasion) -> tuple[Decision, PickWorkings]:
     return decision, decision.workings
 
 
-def _price(campaign: Campaign, scores: tuple[float, ...], worth: int) -> int | None:
-    """The least price, micro-units, at which the value reaches `worth`; None when none does."""
+def _kept(workings: PickWorkings, place: int) -> int | None:
+    """The least value with which the winner stays first."""
+    row, offers = workings.row(place), workings.offers
+    if row is None or offers is None:
+        return None
+    return needed(workings, place, int(offers.term[row]), int(offers.weight[row]))
+
+
+def _price(campaign: Campaign, scores: tuple[float, ...], value: int | None) -> int | None:
+    """The least price, micro-units, at which the value reaches `value`; None when none does."""
     chances = [millionths(score) for score in scores]
     heads = ("cpm", "cpc", "cpa").index(campaign.pricing)
-    if len(chances) < heads or 0 in chances[:heads]:
+    if value is None or len(chances) < heads or 0 in chances[:heads]:
         return None
-    numerator, denominator = worth, 1 if heads == 0 else 1000
+    numerator, denominator = value, 1 if heads == 0 else 1000
     for chance in chances[:heads]:
         numerator, denominator = numerator * MICRO, denominator * chance
     return -(-numerator // denominator)
 
 
-def _bid_to_win(wins: _Wins, campaign: Campaign, scores: tuple[float, ...], worth: int) -> Counterfactual | None:
+def _bid_to_win(wins: _Wins, campaign: Campaign, scores: tuple[float, ...], value: int | None) -> Counterfactual | None:
     # A campaign that offers nothing is a house campaign, so a bid to win is at least 1.
-    least = _price(campaign, scores, worth)
+    least = _price(campaign, scores, value)
     return _bid(wins, campaign, None if least is None else max(least, 1), -1)
 
 
@@ -140,7 +153,9 @@ def _bid(holds: _Wins, campaign: Campaign, guess: int | None, back: int) -> Coun
             return None
         return holds(Bid(campaign.cid, price, before))
 
-    if guess is not None and (found := at(guess)) is not None and at(guess + back) is None:
+    # A drawn ad may go on winning below that, so a guess on the wrong side of today's price is none.
+    near = guess is not None and (guess - before) * back < 0
+    if near and guess is not None and (found := at(guess)) is not None and at(guess + back) is None:
         return found
     return _halved(at, 0 if back > 0 else HIGHEST_PRICE, before)
 

@@ -4,14 +4,15 @@ import msgspec
 import numpy as np
 
 from sottovoce.client import auction
-from sottovoce.client.auction import MICRO, exact, millionths
+from sottovoce.client.auction import MICRO, UNPRICED, exact, millionths
 from sottovoce.client.catalogue import Ad
 from sottovoce.client.decision import Decision
 from sottovoce.client.eligibility import refusals
-from sottovoce.client.reasons import LOSSES, Loss
+from sottovoce.client.offers import Offers
+from sottovoce.client.reasons import LOSSES, Loss, NoBid
 from sottovoce.client.scorer import ask
 from sottovoce.client.situation import Refusal
-from sottovoce.client.workings import Asked, PickWorkings
+from sottovoce.client.workings import PickWorkings
 from sottovoce.privacy.errors import DeviceError
 
 
@@ -35,8 +36,9 @@ class WhyNot(msgspec.Struct, frozen=True):
         scores: chances by the model, as of a winner; empty when the model was not asked, or may not be asked about it.
         value: per thousand impressions, were it eligible; None without scores or where its pricing needs a head that
             the model lacks.
-        missing: micro-units per thousand impressions by which it falls short of being worth the most and of the floor,
-            were it eligible; 0 when it does not fall short; None without a value.
+        missing: micro-units per thousand impressions by which that falls short of making it first and of the floor,
+            were it eligible; 0 when it does not fall short; None without a value, or where no value would do, because
+            the person's edited interests make nothing of it.
         sentence: the same for a reader.
     """
 
@@ -67,18 +69,25 @@ def why_not(decision: Decision, crid: str) -> WhyNot:
     place = workings.catalogue.place.get(crid)
     if place is None:
         raise DeviceError(f"the catalogue has no ad {crid!r}", "name a crid of the catalogue")
+    shown = place == workings.winner
     ad = workings.catalogue.ads[place]
-    found = () if place == workings.winner else tuple(_against(workings, ad, place))
-    chances = _chances(workings, place, found)
-    campaign = workings.catalogue.campaign[ad.cid]
-    value = auction.value(campaign, [chance / MICRO for chance in chances]) if chances else None
+    # Where the rules could not be checked, asking them one by one could fail just the same.
+    silent = shown or decision.nbr is NoBid.NOT_CHECKED
+    found = [] if silent else _against(workings, ad, place)
+    offer = _offer(workings, place, found)
+    chances: list[int] = [] if offer is None else offer.chances[0].tolist()
+    value = None if offer is None or offer.value[0] == UNPRICED else int(offer.value[0])
     missing = None
-    if value is not None:
-        missing = max(0, needed(workings, place) - _worth(workings, place, value))
+    if offer is not None and value is not None:
+        code = int(offer.codes[0])
+        if code and not silent and LOSSES[code] not in {one.reason for one in found}:
+            found.append(Refusal(LOSSES[code], "quality", "by what the app sets"))
+        least = needed(workings, place, int(offer.term[0]), int(offer.weight[0]))
+        missing = None if least is None else max(0, least - value)
     told = WhyNot(
         crid=crid,
-        shown=place == workings.winner,
-        against=found,
+        shown=shown,
+        against=tuple(Against(LOSSES[int(one.reason)], one.reason.words, one.rule, one.detail) for one in found),
         scores=tuple(chance / MICRO for chance in chances),
         value=None if value is None else value / MICRO,
         missing=missing,
@@ -87,70 +96,64 @@ def why_not(decision: Decision, crid: str) -> WhyNot:
     return msgspec.structs.replace(told, sentence=_sentence(told, decision))
 
 
-def needed(workings: PickWorkings, place: int) -> int:
-    """The least worth, in micro-units, with which this ad is first in the auction and reaches the floor.
+def needed(workings: PickWorkings, place: int, term: int = 0, weight: int = MICRO) -> int | None:
+    """The least value, in micro-units, with which this ad is ranked first and reaches the floor; None when none does.
 
     Args:
         workings: of the decision.
         place: of the ad in the catalogue.
+        term: its own, see `Offers`.
+        weight: its own, likewise.
     """
-    least = millionths(workings.at.request.place.bidfloor)
-    offers = workings.offers
+    floor, offers = millionths(workings.at.request.place.bidfloor), workings.offers
+    # Below that it would be refused: the value and the term must not come to less than nothing.
+    least = max(floor, -term)
     if offers is None:
         return least
-    others = (offers.codes == 0) & (offers.ads != place)
-    if not others.any():
+    rivals = (offers.codes == 0) & (offers.value >= floor) & (offers.ads != place)
+    if not rivals.any():
         return least
-    best = int(offers.worth[others].max())
+    best = int(offers.worth[rivals].max())
     crids = workings.catalogue.ads
-    first = min(crids[ad].crid for ad in offers.ads[others & (offers.worth == best)].tolist())
-    return max(least, best + int(first < crids[place].crid))
+    first = min(crids[ad].crid for ad in offers.ads[rivals & (offers.worth == best)].tolist())
+    worth = best + int(first < crids[place].crid)
+    if weight == 0:
+        return None if worth > 0 else least
+    return max(least, -(-worth * MICRO // weight) - term)
 
 
-def _against(workings: PickWorkings, ad: Ad, place: int) -> list[Against]:
+def _against(workings: PickWorkings, ad: Ad, place: int) -> list[Refusal]:
     """All that stood against the ad; the first is the reason of the decision."""
     campaign = workings.catalogue.campaign[ad.cid]
     found: list[Refusal] = [
         *refusals(ad, campaign, workings.at),
         *workings.counts.refusals(ad, campaign),
     ]
+    nothing = workings.showing.loss(place, workings.at)
+    if nothing is not None and nothing not in {refusal.reason for refusal in found}:
+        found.append(Refusal(nothing, "creative", "what may be shown of it"))
     if workings.codes is not None:
         code = int(workings.codes[place])
         if code and LOSSES[code] not in {refusal.reason for refusal in found}:
             lost = workings.lost(place)
             found.append(Refusal(lost.reason, lost.rule, lost.detail))
-    return [Against(LOSSES[int(one.reason)], one.reason.words, one.rule, one.detail) for one in found]
+    return found
 
 
-def _worth(workings: PickWorkings, place: int, value: int) -> int:
-    """What the ranking went by: its value, unless a rule said otherwise of it."""
-    offers = workings.offers
-    if offers is None:
-        return value
-    row = np.flatnonzero(offers.ads == place)
-    return int(offers.worth[row[0]]) if len(row) else value
-
-
-def _chances(workings: PickWorkings, place: int, found: tuple[Against, ...]) -> list[int]:
-    """In millionths, as they were or would have been."""
-    offers, asked = workings.offers, workings.asked
-    if offers is not None:
-        known: list[list[int]] = offers.chances[offers.ads == place].tolist()
-        if known:
-            return known[0]
+def _offer(workings: PickWorkings, place: int, found: list[Refusal]) -> Offers | None:
+    """The ad's own offer, alone, as it was or would have been; None where the model was not, or may not be, asked."""
+    asked, row = workings.asked, workings.row(place)
     if asked is None or any(one.reason is Loss.SENSITIVE for one in found):
-        return []
-    return _asked_again(asked, place)
-
-
-def _asked_again(asked: Asked, place: int) -> list[int]:
-    inputs, ads = asked.inputs, asked.encoder.ads(np.asarray([place], np.intp))
+        return None
+    places = np.asarray([place], np.intp)
+    if row is not None and workings.offers is not None:
+        return asked.ranked(places, workings.offers.chances[[row]])
+    inputs, ads = asked.inputs, asked.encoder.ads(places)
     try:
         scores = ask(asked.scorer, inputs.context, inputs.events, inputs.outcomes, ads)
     except DeviceError:
-        return []
-    chances: list[int] = auction.grid(scores)[0].tolist()
-    return chances
+        return None
+    return asked.ranked(places, auction.grid(scores))
 
 
 def _sentence(told: WhyNot, decision: Decision) -> str:

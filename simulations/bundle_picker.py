@@ -6,6 +6,7 @@ from datetime import datetime
 
 from sottovoce.client.catalogue import Catalogue
 from sottovoce.client.picker import Picker
+from sottovoce.client.policy import PickerPolicy
 from sottovoce.client.runtimes import required
 from sottovoce.client.scorer import LiteRTScorer, OnnxScorer, Scorer, request_scorer
 from sottovoce.models.bundle import Bundle
@@ -21,20 +22,25 @@ class BundlePicker:
         bundle: as it was read.
         scorer: its model.
         digest: SHA-256 of the file, which decisions call the model by.
+        policy: of the app.
     """
 
     bundle: Bundle
     scorer: Scorer
     digest: str
+    policy: PickerPolicy
 
     def over(self, catalogue: Catalogue) -> Picker:
         """The picker for a catalogue."""
+        bundle = self.bundle
         return Picker(
-            self.bundle.schema, self.scorer, catalogue, self.bundle.manifest.personal_variance, model=self.digest
+            bundle.schema, self.scorer, catalogue, bundle.manifest.personal_variance, self.policy, self.digest
         )
 
 
-def believed(data: bytes, trust: Trust, now: datetime, runtime: str) -> BundlePicker:
+def believed(
+    data: bytes, trust: Trust, now: datetime, runtime: str, policy: PickerPolicy | None = None
+) -> BundlePicker:
     """The bundle in `data`, once its signature, digests, version, expiry, schema and golden requests hold.
 
     Args:
@@ -42,6 +48,7 @@ def believed(data: bytes, trust: Trust, now: datetime, runtime: str) -> BundlePi
         trust: keys, and the version accepted before.
         now: for its expiry.
         runtime: `litert` or `onnxruntime`.
+        policy: of the app.
 
     Raises:
         SottovoceError: it cannot be believed, or the runtime is not installed.
@@ -50,4 +57,4 @@ def believed(data: bytes, trust: Trust, now: datetime, runtime: str) -> BundlePi
     with quiet_stderr():  # LiteRT announces itself when a model is first run
         scorer: Scorer = LiteRTScorer(bundle.tflite) if runtime == "litert" else OnnxScorer(bundle.onnx)
         check_golden(bundle, request_scorer(scorer))
-    return BundlePicker(bundle, scorer, hashlib.sha256(data).hexdigest())
+    return BundlePicker(bundle, scorer, hashlib.sha256(data).hexdigest(), policy or PickerPolicy())

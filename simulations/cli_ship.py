@@ -10,11 +10,13 @@ import msgspec
 
 from sottovoce.client.catalogue import decode_catalogue
 from sottovoce.client.consent import Consent, decode_consent
+from sottovoce.client.controls import Controls
 from sottovoce.client.counterfactual import Counterfactual
 from sottovoce.client.decision import Decision
 from sottovoce.client.events import EventLog, decode_log
 from sottovoce.client.explanation import Explanation, why
 from sottovoce.client.occasion import Occasion
+from sottovoce.client.policy import PickerPolicy
 from sottovoce.client.request import decode_request
 from sottovoce.client.runtimes import required
 from sottovoce.client.trace import traced
@@ -35,8 +37,9 @@ from sottovoce.models.trust import Trust
 from sottovoce.privacy.errors import ConfigError, DeviceError
 from sottovoce.simulations.bundle_picker import believed
 from sottovoce.simulations.cli_options import PATH, as_json, data_dir, model_line, print_json
-from sottovoce.simulations.cli_replay import append_trace, made_secret
+from sottovoce.simulations.settings_file import read_settings
 from sottovoce.simulations.threads import torch_threads
+from sottovoce.simulations.trace_file import append_trace, made_secret, secret_of
 
 SHOWN_LOSERS = 6
 
@@ -188,6 +191,15 @@ def release(
 @click.option("--request", type=PATH, required=True, help="request.json: what the page asks (OpenRTB 2.6 names).")
 @click.option("--log", type=PATH, help="events.jsonl: what happened on this device. [default: nothing yet]")
 @click.option("--consent", type=PATH, help="consent.json: TCF, GPP and GPC keys. [default: none given]")
+@click.option("--controls", type=PATH, help="What the person decided, JSON or TOML. [default: nothing]")
+@click.option("--policy", type=PATH, help="Settings of the app, JSON or TOML. [default: the built-in ones]")
+@click.option(
+    "--draw",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    show_default=True,
+    help="The random number that exploration reads.",
+)
 @click.option("--runtime", type=click.Choice(["litert", "onnxruntime"]), default="litert", show_default=True)
 @click.option(
     "--trusted-version",
@@ -207,6 +219,9 @@ def pick(
     request: Path,
     log: Path | None,
     consent: Path | None,
+    controls: Path | None,
+    policy: Path | None,
+    draw: float,
     runtime: str,
     trusted_version: int,
     now: datetime | None,
@@ -222,7 +237,8 @@ def pick(
     """
     moment = datetime.now(UTC)
     trust = Trust((load_public_key(key),), version=trusted_version)
-    model = believed(_read(bundle), trust, moment, runtime)
+    settings = read_settings(policy, PickerPolicy) if policy else PickerPolicy()
+    model = believed(_read(bundle), trust, moment, runtime, settings)
     ads = decode_catalogue(_read(catalogue), str(catalogue))
     occasion = Occasion(
         build=model.over,
@@ -232,11 +248,14 @@ def pick(
         log=decode_log(_read(log), str(log)) if log else EventLog(),
         consent=decode_consent(_read(consent), str(consent)) if consent else Consent(),
         now=now.replace(tzinfo=UTC) if now else moment,
+        controls=read_settings(controls, Controls) if controls else Controls(),
+        draw=draw,
+        policy=settings,
     )
     decision = occasion.pick()
     asked = None if about is None else _about(occasion, decision, about)
     if trace:
-        append_trace(trace, traced(occasion, decision, made_secret(secret or trace.with_suffix(".secret"))))
+        append_trace(trace, traced(occasion, decision, made_secret(secret_of(trace, secret))))
     explanation = why(decision)
     if json_output:
         more = {} if asked is None else {"about": asked}

@@ -2,7 +2,6 @@ from dataclasses import replace
 from datetime import timedelta, timezone
 
 import msgspec
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +10,7 @@ from small_market import ALLOWED, ANONYMOUS, NOW, SCHEMA, Broken, Rule, ad, camp
 from sottovoce.client.auction import MICRO, exact
 from sottovoce.client.catalogue import Cap, Competitors, DayPart
 from sottovoce.client.consent import Consent
-from sottovoce.client.controls import Controls, Interest
+from sottovoce.client.controls import Controls, Interest, InterestWeights
 from sottovoce.client.counterfactual import (
     Bid,
     Floor,
@@ -24,22 +23,32 @@ from sottovoce.client.counterfactual import (
     changed,
 )
 from sottovoce.client.events import EventLog
+from sottovoce.client.exploration import Exploration
+from sottovoce.client.features import Encoder
+from sottovoce.client.ladder import Ranker
 from sottovoce.client.occasion import Occasion
+from sottovoce.client.page_scorer import page_scorer
 from sottovoce.client.picker import Picker
 from sottovoce.client.policy import Pace, PickerPolicy, QuietHours
+from sottovoce.client.reasons import Loss
 from sottovoce.client.request import Banner, Imp
+from sottovoce.client.value import QualityRule
 from sottovoce.client.what_if import to_lose, to_win
+from sottovoce.client.why_not import why_not
 from sottovoce.privacy.errors import DeviceError
 
 LOG = EventLog((event("impression", 1, 90), event("click", 1, 80), event("impression", 3, 60)))
+LESS = Controls(interests=(Interest(("1097", 8), "less"),))
+MORE = Controls(interests=(Interest(("1097", 8), "more"),))
+COUNTS = QualityRule(conversion_worth=0.01, dismissal_cost=0.5, repeat_cost=0.01)
 ONCE = Cap("creative", "impression", 1, 3600)
 
 
-def occasion(shop, scorer=None, log=LOG, consent=ALLOWED, now=NOW, controls=None, policy=None, rule=None, **changes):
+def occasion(shop, scorer=None, log=LOG, consent=ALLOWED, now=NOW, controls=None, policy=None, **changes):
     policy = policy or PickerPolicy()
 
     def build(ads):
-        return Picker(SCHEMA, scorer or Rule(history=0.5), ads, policy=policy, value_rule=rule)
+        return Picker(SCHEMA, scorer or Rule(history=0.5), ads, policy=policy)
 
     return Occasion(
         build, build(shop), shop, request(**changes), log, consent, now, controls or Controls(), policy=policy
@@ -98,32 +107,36 @@ def test_the_winner_loses_with_a_bid_that_is_a_micro_unit_lower_than_what_still_
             assert back.price == back.before or winner(changed(at, back)) == crid
 
 
-def test_a_rule_about_value_does_not_fool_the_bid():
-    def half(offers):
-        return replace(offers, worth=np.where(offers.ads == 2, offers.worth // 2, offers.worth))
-
-    at = occasion(market(3), rule=half)
+def test_an_interest_that_makes_an_ad_worth_half_makes_the_bid_twice_as_large():
+    at = occasion(market(3), controls=LESS)
     bid = one(to_win(at, "a2"), Bid).change
     assert winner(changed(at, bid)) == "a2"
     assert winner(changed(at, msgspec.structs.replace(bid, price=bid.price - 1))) != "a2"
     assert bid.price > 2 * bid.before
 
 
-def test_a_rule_that_favours_an_ad_makes_the_bid_smaller_than_the_auction_alone_says():
-    def favoured(offers):
-        return replace(offers, worth=np.where(offers.ads == 2, 2 * offers.worth - 10 * MICRO, offers.worth))
-
-    at = occasion(market(5, "cpm"), rule=favoured)
+def test_an_interest_that_favours_an_ad_makes_the_bid_smaller_than_the_auction_alone_says():
+    at = occasion(market(5, "cpm"), controls=MORE)
     dear = msgspec.structs.replace(at.catalogue.campaigns[0], price=30.0)
     at = at.among(msgspec.structs.replace(at.catalogue, campaigns=(dear, *at.catalogue.campaigns[1:])))
     bid = one(to_win(at, "a2"), Bid).change
-    assert bid.price == 20 * MICRO + 1, "twice as much less 10 is just above 30"
+    assert bid.price == 15 * MICRO + 1, "twice as much is just above 30"
     assert winner(changed(at, bid)) == "a2"
 
 
+def test_no_price_helps_an_ad_that_the_person_wants_nothing_of_by_weight():
+    none = PickerPolicy(interests=InterestWeights(less=0.0))
+    at = occasion(market(3), controls=LESS, policy=none)
+    assert Bid not in kinds(to_win(at, "a2"))
+    assert why_not(at.pick(), "a2").missing is None
+
+
+@pytest.mark.parametrize("controls", [Controls(), LESS, MORE], ids=["plain", "less", "more"])
+@pytest.mark.parametrize("quality", [QualityRule(), COUNTS], ids=["money", "more than money"])
 @pytest.mark.parametrize("pricing", ["cpm", "cpc", "cpa"])
-def test_a_bid_is_worked_out_and_not_searched_for(pricing):
-    at, builds = occasion(market(4, pricing), Rule(0.1)), []
+def test_a_bid_is_worked_out_and_not_searched_for(pricing, quality, controls):
+    at = occasion(market(4, pricing), Rule(0.1), policy=PickerPolicy(quality=quality), controls=controls)
+    builds = []
     counted = replace(at, build=lambda shop: builds.append(shop) or at.build(shop))
     for crid in {"a0", "a1", "a2", "a3"} - {winner(at)}:
         builds.clear()
@@ -249,6 +262,56 @@ def test_where_the_model_says_nothing_only_what_was_tried_is_told(scorer):
     for crid in ("a1", "a2"):
         assert all(found.winner == crid for found in to_win(at, crid))
     assert all(found.winner != winner(at) for found in to_lose(at))
+
+
+def test_an_ad_that_would_cost_more_than_it_earns_is_told_the_least_bid_at_which_it_does_not():
+    dear = PickerPolicy(quality=QualityRule(repeat_cost=1.0))
+    at = occasion(market(2, "cpm"), policy=dear, log=EventLog((event("impression", 1, 0), event("impression", 1, 0))))
+    assert Loss.NOT_WORTH_SHOWING in {one.reason for one in why_not(at.pick(), "a1").against}
+    bid = one(to_win(at, "a1"), Bid).change
+    assert winner(changed(at, bid)) == "a1"
+    assert winner(changed(at, msgspec.structs.replace(bid, price=bid.price - 1))) == "a0"
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.floats(0, 1, exclude_max=True), st.sampled_from(["epsilon", "thompson"]))
+def test_what_is_told_of_a_drawn_ad_was_tried_with_the_same_draw(draw, method):
+    policy = PickerPolicy(exploration=Exploration(method=method, epsilon=0.5), quality=COUNTS)
+    at = replace(occasion(market(4), policy=policy), draw=draw)
+    crid = winner(at)
+    for found in to_lose(at):
+        assert found.winner == winner(changed(at, found.change)) != crid
+        if isinstance(found.change, Bid):
+            assert found.change.price < found.change.before
+    for other in {"a0", "a1", "a2", "a3"} - {crid}:
+        assert all(found.winner == other == winner(changed(at, found.change)) for found in to_win(at, other))
+
+
+@pytest.mark.parametrize("newest", ["absent", "fails", "late"])
+def test_what_would_have_changed_it_is_asked_of_the_step_that_answered_and_not_of_the_clock(newest):
+    ms = [0]
+
+    class Late(Rule):
+        def scores(self, *given):
+            ms[0] += 60
+            return super().scores(*given)
+
+    models = {"absent": None, "fails": Broken("nan"), "late": Late(0.2)}
+
+    def build(ads, clock=None):
+        before, page = Ranker(SCHEMA, Rule(history=0.5)), page_scorer(Encoder(SCHEMA, ads), Rule(0.3), ads)
+        return Picker(SCHEMA, models[newest], ads, previous=before, page=page, clock=clock)
+
+    shop = market(3)
+    at = replace(occasion(shop), build=build, picker=build(shop, lambda: ms[0] * 10**6))
+    decision = at.pick()
+    assert decision.fallback == ("contextual" if newest == "late" else "previous")
+    at, asked = at.decided(decision), ms[0]
+    for other in {"a0", "a1", "a2"} - {winner(at)}:
+        told = to_win(at, other)
+        assert Bid in kinds(told)
+        assert all(winner(changed(at, found.change)) == other for found in told)
+    assert (at.pick().fallback, at.pick().fault, ms[0]) == (decision.fallback, decision.fault, asked)
 
 
 def test_without_an_ad_nobody_loses_and_an_unknown_ad_is_refused():

@@ -255,7 +255,6 @@ def calibration_of_first(run):
         ({"ledger_row": 99}, {"ledger_hash", "purpose", "run_id", "number", "artifact_sha256"}),
         ({"ledger_row": 1}, {"ledger_hash", "purpose", "run_id", "number", "artifact_sha256"}),
     ],
-    ids=str,
 )
 def test_every_part_of_a_source_is_held_against_the_ledger(stated, bent, named):
     run, proof, made = stated
@@ -263,7 +262,7 @@ def test_every_part_of_a_source_is_held_against_the_ledger(stated, bent, named):
     source = msgspec.structs.replace(first.source, **bent)
     other = Calibration(heads=(msgspec.structs.replace(first, source=source), *made.heads[1:]))
     with Ledger.open_unchecked(run.ledger) as ledger:
-        found = check_ledger(proof, ledger, other)
+        found = check_ledger(proof, WEIGHTS[3], ledger, other)
     assert {one.field for one in found.mismatches} == {f"calibration.click.{name}" for name in named}
     assert any(line.startswith("calibration: ") for line in found.not_checked)
 
@@ -275,7 +274,7 @@ def test_a_source_that_was_paid_for_after_the_release_is_none(stated):
         earlier = msgspec.structs.replace(
             proof, ledger_length=row - 1, ledger_head=next(one.hash for one in ledger.rows() if one.seq == row - 1)
         )
-        fields = {one.field for one in check_ledger(earlier, ledger, made).mismatches}
+        fields = {one.field for one in check_ledger(earlier, WEIGHTS[3], ledger, made).mismatches}
     assert "calibration.click.purpose" in fields
 
 
