@@ -17,13 +17,13 @@ def secret_of(traces: Path, secret: Path | None) -> Path:
 
 
 def append_trace(path: Path, trace: Trace) -> None:
-    """One more line in a file of traces.
+    """One more line in a file of traces; a new one is readable by its owner only.
 
     Raises:
         DeviceError: it cannot be written.
     """
     try:
-        with path.open("ab") as file:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:
             file.write(encode_trace(trace))
     except OSError as error:
         raise DeviceError(f"{path}: {error.strerror}", "name a file you may write") from error

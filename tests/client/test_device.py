@@ -13,7 +13,10 @@ from sottovoce.client.device import BUNDLES, STORE, Device
 from sottovoce.client.device_models import countable
 from sottovoce.client.events import Event
 from sottovoce.client.keystore import FileKeystore
+from sottovoce.client.replay import replay
 from sottovoce.client.request import Banner, Imp, Publisher, Request, RequestExt
+from sottovoce.client.trace import decode_traces, encode_trace, traced
+from sottovoce.client.what_if import to_lose
 from sottovoce.models.trust import Trust
 from sottovoce.privacy.errors import BundleError, DeviceError
 
@@ -95,6 +98,27 @@ def test_an_empty_folder_answers_and_a_filled_one_answers_with_the_model(tmp_pat
     decision = device.pick(page(), NOW)
     assert (decision.fallback, decision.mode, decision.used.model) == ("model", "personalised", "line 1")
     assert device.notes == ()
+
+
+def test_what_was_asked_last_can_be_asked_again_and_otherwise_whatever_happened_since(phone):
+    ticks = iter(range(0, 10**15, 30 * 10**6))
+    device = phone.open(ticks=lambda: next(ticks))
+    assert device.asked is None
+    decision = device.pick(page(), NOW)
+    assert decision.fault, "a clock that runs 30 ms between any two looks at it leaves the model no time"
+    asked = device.asked
+    device.happened("impression", decision, NOW)
+    device.decide(lambda one: mute(one, "crids", decision.winner.crid))
+    device.take_catalogue(msgspec.json.encode(catalogue(2)), NOW)
+    again = asked.pick()
+    assert (again, again.losers) == (decision, decision.losers)
+    assert {one.winner for one in to_lose(asked)}.isdisjoint({decision.winner.crid})
+    line = encode_trace(traced(asked, decision, b"a secret of 16 by"))
+    (trace,) = decode_traces(line)
+    found = replay(trace, asked.catalogue, device.build, device.log, b"a secret of 16 by")
+    assert (found.identical, found.changed) == (True, ())
+    device.delete_all(NOW)
+    assert device.asked is None
 
 
 def test_caps_hold_across_restarts(phone):
