@@ -287,6 +287,8 @@ def test_what_was_learnt_is_in_the_trace_as_a_keyed_digest_and_counts_again(draw
         return replay(trace, at.catalogue, build, at.log, SECRET, policy, posterior=posterior, parts=learnt)
 
     assert (found().identical, found().changed) == (True, ())
+    other = replay(trace, at.catalogue, at.build, at.log, SECRET + b"2", policy, posterior=taste, parts=parts)
+    assert other.changed == ("log", "posterior", "parts")
     assert found(posterior=None).changed == ("posterior",)
     assert found(learnt=PartsPosterior()).changed == ("parts",)
     assert found(build=maker(policy=policy)).changed == ("creatives",)
