@@ -158,8 +158,8 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             raise ValueError("local.record needs a model.embedding_width above 0: it cannot train a linear model")
         if self.robust.rule != "sum" and self.privacy.noise != "none":
             raise ValueError(
-                f"robust.rule = {self.robust.rule!r} looks at single updates, for which the noise of a private sum is not "
-                "made: use it with privacy.noise = 'none' only, or robust.rule = 'sum'"
+                f"robust.rule = {self.robust.rule!r} looks at single updates, and the noise of a private run is made "
+                "for their sum: use it with privacy.noise = 'none' only, or set robust.rule = 'sum'"
             )
 
     def to_toml(self) -> str:
