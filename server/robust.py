@@ -99,9 +99,9 @@ class Robust(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         flat = np.stack([np.concatenate([one[name].ravel() for name in total]) for one in updates]).astype(np.float64)
         whole = self.mean(flat, self.bad(asked, len(flat))) * len(flat)
         start = 0
-        for value in total.values():
-            value += whole[start : start + value.size].reshape(value.shape)
-            start += value.size
+        for place in total.values():
+            place += whole[start : start + place.size].reshape(place.shape)
+            start += place.size
         return total
 
     def mean(self, updates: Matrix, bad: int) -> npt.NDArray[np.float64]:
@@ -123,7 +123,7 @@ class Robust(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 def _median(updates: Matrix) -> npt.NDArray[np.float64]:
-    return np.median(updates, axis=0)  # type: ignore[no-any-return]
+    return np.median(updates, axis=0)
 
 
 def _filtered(updates: Matrix) -> npt.NDArray[np.float64]:
