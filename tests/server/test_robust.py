@@ -5,7 +5,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -104,6 +104,7 @@ def test_whatever_number_answered_there_is_a_finite_result_among_them(rule, coun
 numbers = st.floats(-1e3, 1e3, width=32)
 
 
+@settings(deadline=None)
 @given(
     updates=st.integers(1, 12).flatmap(lambda n: arrays(np.float32, (n, 3), elements=numbers)),
     rule=st.sampled_from(["sum", "norm_filter", "median", "trimmed_mean"]),
@@ -114,6 +115,7 @@ def test_the_order_of_the_answers_does_not_matter(updates, rule, seed):
     np.testing.assert_allclose(total(rule, updates[order]), total(rule, updates), rtol=1e-9, atol=1e-6)
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 15))
 def test_nor_does_it_for_krum_where_no_two_are_equally_close(seed, count):
     rng = np.random.default_rng(seed)
@@ -138,6 +140,7 @@ def attacks(draw):
 
 
 @pytest.mark.parametrize("rule", ["median", "trimmed_mean"])
+@settings(deadline=None)
 @given(attack=attacks())
 def test_fewer_than_half_cannot_move_a_coordinate_out_of_the_honest_range(rule, attack):
     honest, lies, share = attack
@@ -155,6 +158,7 @@ def test_more_than_are_reckoned_with_do_move_it(rule):
     assert total(rule, np.concatenate([lies, honest])) > 0
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(7, 30), colluding=st.booleans())
 def test_krum_chooses_none_that_lies_far_off(seed, count, colluding):
     """Together in one place, where they are each other's neighbours, or each for itself."""
@@ -174,6 +178,7 @@ def test_krum_tells_neighbours_apart_far_from_zero():
     assert Robust(rule="multi_krum").mean(line, 1) == pytest.approx([1e6 + 2e-3], abs=1e-6)
 
 
+@settings(deadline=None)
 @given(factor=st.floats(2.5, 1e30), count=st.integers(5, 20))
 def test_the_filter_drops_what_is_long_and_keeps_what_is_not(factor, count):
     updates = np.ones((count, 3))
