@@ -173,9 +173,11 @@ def test_krum_chooses_none_that_lies_far_off(seed, count, colluding):
 
 
 def test_krum_tells_neighbours_apart_far_from_zero():
-    """Squares of a million would drown differences of a thousandth."""
-    line = 1e6 + 1e-3 * np.array([[0.0], [1.0], [2.0], [3.0], [4.0], [400.0]])
-    assert Robust(rule="multi_krum").mean(line, 1) == pytest.approx([1e6 + 2e-3], abs=1e-6)
+    """Squares of a hundred million would drown the differences."""
+    near = np.array([[0.0], [1.0], [2.0], [3.0], [4.0], [12.0]])
+    for place in range(6):
+        line = 1e8 + 1e-3 * np.roll(near, place, axis=0)
+        assert Robust(rule="multi_krum").mean(line, 1) == pytest.approx([1e8 + 2e-3], abs=1e-6, rel=0)
 
 
 @settings(deadline=None)
