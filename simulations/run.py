@@ -274,6 +274,7 @@ def go_on(
         folder=folder.checkpoints,
         participation=run.participation,
         collecting=experiment.collect,
+        robust=experiment.robust,
         observer=Together(observer or Unobserved(), RoundDiary(folder.diary_file)),
     )
     early = coordinator.run(run.done, keep)
