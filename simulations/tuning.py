@@ -101,6 +101,7 @@ def judged_by(dataset: Dataset, rows: Examples) -> Dataset:
         rows.ad[:0],
         rows.labels[:0],
         rows.catalogue,
+        rows.match[:0],
     )
     return replace(dataset, train=nothing, valid=rows, truth=None)
 

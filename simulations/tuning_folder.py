@@ -129,6 +129,8 @@ def promote(trial: RunFolder, chosen: Experiment, folder: RunFolder) -> None:
     """
     try:
         write_atomically(folder.experiment_file, chosen.to_toml().encode())
+        # It tells how long each round took, and with that when the trial ran.
+        trial.diary_file.unlink(missing_ok=True)
         with folder.locked():  # the file that is locked is a new one
             for file in (trial.metrics_file, trial.participation_file.parent, trial.checkpoints):
                 os.replace(file, folder.path / file.name)

@@ -40,8 +40,9 @@ from sottovoce.models.manifest import File, Manifest, Port, Runtimes
 from sottovoce.models.passport import PrivacyPassport
 from sottovoce.models.request import winner
 from sottovoce.models.rollout import Rollout, takes_part
-from sottovoce.models.schema import Feature, FeatureSchema
+from sottovoce.models.schema import Feature, FeatureSchema, Topic
 from sottovoce.models.signing import PAYLOAD_TYPE, key_id, public_pem, sign
+from sottovoce.models.topics import Topics
 from sottovoce.models.trust import Trust
 from sottovoce.privacy.errors import BundleError
 
@@ -203,9 +204,40 @@ def input_vector(name: str, log: list[dict], personalised: bool, heads: list[str
         "personalised": personalised,
         "heads": heads,
         "log": log,
-        "expected": arrays(Inputs(encoder.context(request, personalised), events, outcomes, encoder.ads([0, 1, 2, 3])))
+        "expected": arrays(
+            Inputs(encoder.context(request, personalised), events, outcomes, encoder.ads([0, 1, 2, 3]), encoder.topics)
+        )
         | {"past": [arrays(one) | {"clicked": hit} for one, hit in zip(past, clicked, strict=True)]},
     }
+
+
+READING = FeatureSchema(
+    features=(
+        Feature(name="page", source="context", buckets=50),
+        Feature(name="product", source="ad", kind="integer", buckets=5, in_history=True),
+        Feature(name="about", source="page_match", kind="integer", buckets=2),
+        Feature(name="often", source="read_match", kind="bucket", buckets=4, boundaries=(-0.5, 0.0, 0.7)),
+    ),
+    topic=Topic("page", "product", (("pets", 0), ("cats", 0), ("cars", 3), ("food", 1))),
+)
+READERS = {
+    "nothing read": ([], "cats"),
+    "a page that is in no pair": (["cats"], "opera"),
+    "two pages of one topic": (["pets", "cars", "cats", "cats"], "cars"),
+    "pages that are in no pair do not count": (["opera", "cars", "opera", None], "pets"),
+    "only the newest 256 count": (["food"] * 9 + ["cats"] * 250, "food"),
+}
+
+
+def topic_vector(name: str, read: list, page: str) -> dict:
+    topics, context, ad = Topics(READING), READING.context[0], READING.ad[0]
+    products = [0, 1, 3, 4, None]
+    rows = np.stack([READING.encode_ad({ad.name: product}) for product in products])
+    # The request itself is the last page: what was read before it counts.
+    pages = topics.of_rows(READING.encode(context, [*read, page]))
+    before = topics.read_before(pages, np.array([0, len(pages)]))[-1:]
+    rows[:, -topics.columns :] = topics.match(pages[-1:], before, topics.of_ads(rows))
+    return {"name": name, "read": read, "page": page, "products": products, "expected": rows.tolist()}
 
 
 def features() -> dict:
@@ -234,6 +266,8 @@ def features() -> dict:
         "catalogue": SMALL_SHOP,
         "request": WIDE_REQUEST,
         "inputs": inputs,
+        "topic_schema": json.loads(READING.canonical()),
+        "topics": [topic_vector(name, *reader) for name, reader in READERS.items()],
     }
 
 
@@ -257,7 +291,7 @@ CONFIGS = {
 }
 
 
-DRAW = 0
+DRAW = 16
 """Which weights are drawn: the first for which no decision hangs on the last digit of a float32."""
 
 NUDGE = 3e-8
@@ -317,7 +351,7 @@ def draw_inputs(name: str, candidates: int, known: int) -> Inputs:
         events[place] = ad[place % candidates, :fields]
     outcomes = (SMALL.outcome_row("seen") + np.floor(drawn(f"{name}/outcomes", length) * 3)).astype(np.int32)
     events[: length - known], outcomes[: length - known] = 0, 0
-    return Inputs(columns("context", SMALL.context, 1), events, outcomes, ad)
+    return Inputs(columns("context", SMALL.context, 1), events, outcomes, ad, Topics(SMALL))
 
 
 def rounded(scores: np.ndarray) -> list:
@@ -332,7 +366,7 @@ def score_vectors() -> list[dict]:
             given = draw_inputs(f"{candidates}/{known}", candidates, known)
             scores = scorer.scores(given.context, given.events, given.outcomes, given.ad)
             made.append({"model": name} | arrays(given) | {"scores": rounded(scores)})
-        missing = Inputs(*(np.zeros(size, np.int32) for size in ((1, 2), (4, 2), 4, (1, 3))))
+        missing = Inputs(*(np.zeros(size, np.int32) for size in ((1, 2), (4, 2), 4, (1, 3))), Topics(SMALL))
         scores = scorer.scores(missing.context, missing.events, missing.outcomes, missing.ad)
         made.append({"model": name} | arrays(missing) | {"scores": rounded(scores)})
     return made

@@ -4,6 +4,7 @@ import base64
 import copy
 import hashlib
 import json
+import math
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -30,6 +31,7 @@ from sottovoce.models.request import Request, winner
 from sottovoce.models.rollout import Rollout, takes_part
 from sottovoce.models.schema import load_schema
 from sottovoce.models.signing import public_pem, read_public_key
+from sottovoce.models.topics import WINDOW
 from sottovoce.models.trust import Trust
 from sottovoce.privacy.errors import BundleError
 
@@ -106,7 +108,8 @@ class Plain:
             logits = self.weights["head.bias"][0].copy()
         if "interest.weight" in self.weights:
             logits += counts @ self.weights["interest.weight"]
-        logits[0] += table[context, 0].sum() + table[ad, 0].sum()
+        for head in range(1 if self.width else len(logits)):
+            logits[head] += table[context, head].sum() + table[ad, head].sum()
         return 1 / (1 + np.exp(-logits))
 
     def deep(self, context, events, outcomes, ad, places, counts):
@@ -270,9 +273,30 @@ def a_rollout(vector):
     return takes_part(share, bytes.fromhex(vector["secret"])) == vector["takes_part"]
 
 
+def a_topic(vector):
+    """Match features a second time, from the words of docs/formats.md."""
+    schema = FEATURES["topic_schema"]
+    product_of = dict(map(tuple, schema["topic"]["pairs"]))
+    boundaries = schema["features"][3]["boundaries"]
+    starts = np.cumsum([1, *(feature["buckets"] for feature in schema["features"])]).tolist()
+    topics = sorted(set(product_of.values()))
+    read = [product_of[one] for one in vector["read"][-WINDOW:] if one in product_of]
+    found = []
+    for candidate in vector["products"]:
+        row = [0 if candidate is None else starts[1] + candidate, 0, 0]
+        if candidate in topics:
+            lift = math.log((read.count(candidate) + 1) * len(topics) / (len(read) + len(topics)))
+            row[2] = starts[3] + sum(lift >= bound for bound in boundaries)
+            if vector["page"] in product_of:
+                row[1] = starts[2] + (product_of[vector["page"]] == candidate)
+        found.append(row)
+    return found == vector["expected"]
+
+
 CHECKS = {
     ("features", "ids"): an_id,
     ("features", "inputs"): model_inputs,
+    ("features", "topics"): a_topic,
     ("scores", "scores"): a_score,
     ("scores", "offsets"): an_offset,
     ("scores", "personal"): a_personal_score,
@@ -393,6 +417,7 @@ MISTAKES = {
     "a conversion ranks as a click": (
         "client.features", "_RANK", {"seen": 0, "click": 1, "conversion": 1}, "features", "inputs",
     ),
+    "every page counts": ("models.topics", "WINDOW", 10**6, "features", "topics"),
     "sensitive ads in the history": ("client.features", "sensitive", lambda *_: "", "features", "inputs"),
     "steps without a limit": ("client.personal", "LARGEST_STEP", 1e9, "scores", "offsets"),
     "too few steps": ("client.personal", "NEWTON_STEPS", 2, "scores", "personal"),

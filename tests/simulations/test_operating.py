@@ -14,6 +14,8 @@ import time
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from sottovoce.server.ledger_look import LedgerWatch
+from sottovoce.simulations import operating
 from sottovoce.simulations.cli import run
 from sottovoce.simulations.folder import RunFolder
 
@@ -59,6 +61,8 @@ def operated(tmp_path_factory):
     watching = ["--log-file", str(place / "log.jsonl"), "--log-json", "--metrics-port", str(port)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PGPASSWORD", SECRET)
+        # A run of two seconds would be over before the ledger is looked at a second time.
+        patch.setattr(operating, "LedgerWatch", lambda address: LedgerWatch(address, 0.1))
         assert run(["simulate", *small, *watching, "--out", str(place / "run")]) == 0
     scraper.ended.set()
     scraper.join()

@@ -154,5 +154,6 @@ def test_a_data_set_whose_devices_hold_one_row_each_is_compared_on_drawn_request
         context=valid.context[rows],
         ad=valid.ad[rows],
         labels=valid.labels[rows],
+        match=valid.match[rows],
     )
     assert len(comparison_requests(dataclasses.replace(dataset, valid=single, truth=None))) == sum(DRAWN.values())
