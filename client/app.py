@@ -29,6 +29,15 @@ from sottovoce.client.participation import Participation
 from sottovoce.client.question import Answer, answer_record, read_question
 from sottovoce.client.record_fleet import record_fleet_update
 from sottovoce.client.record_level import record_level_update
+from sottovoce.client.secure_messages import KEYS, MASKED, SHARES, UNMASK
+from sottovoce.client.secure_node import (
+    Member,
+    answer_adverts,
+    answer_masking,
+    answer_session,
+    answer_unmask,
+    read_masking,
+)
 from sottovoce.client.training import summed_update
 from sottovoce.client.wire import FloatArrays
 from sottovoce.models.model import Model
@@ -54,6 +63,7 @@ class Node:
         entropy: of record-level batches and noise.
         held_out: later rows of the same devices, never trained on; None where the node keeps none.
         accelerator: torch's name of where the ranker trains with device-level privacy or none, such as `cuda`.
+        member: for secure sums; None takes no part in any.
 
     Raises:
         DataError: an id, label or ad that the schema and catalogue do not have. One such row would spill into another
@@ -70,6 +80,7 @@ class Node:
     entropy: Entropy = OsEntropy()  # noqa: RUF009 - it has no state
     held_out: Examples | None = None
     accelerator: str = "cpu"
+    member: Member | None = None
 
     def __post_init__(self, max_participations: int | None) -> None:
         """Check every row once, before any round."""
@@ -99,7 +110,7 @@ def client_app(open_node: Callable[[Context], Node]) -> ClientApp:
     """A ClientApp over the devices that `open_node` finds for the node's context.
 
     Messages: `query` answers with an enrolment, `train` with the sum of clipped updates, `evaluate` with the sum of
-    clipped measurements.
+    clipped measurements; the four `train.secure_...` are the steps of a secure sum of updates.
     """
     app = ClientApp()
 
@@ -112,8 +123,7 @@ def client_app(open_node: Callable[[Context], Node]) -> ClientApp:
     def train(message: Message, context: Context) -> Message:
         node = open_node(context)
         asked = read_instruction(message.content)
-        _require_hosted(asked.devices, node)
-        _require_model(asked.parameters, node)
+        _require_answerable(asked, node)
         # On the wire the sum is rounded to float32, which can part two neighbouring sums by half a unit in the last
         # place of each device's share on both sides: this much is taken off the bound.
         slack = 1.0 + len(asked.devices) * float(np.finfo(np.float32).eps)
@@ -126,6 +136,29 @@ def client_app(open_node: Callable[[Context], Node]) -> ClientApp:
         total = {name: value.astype(np.float32) for name, value in update.total.items()}
         reply = Reply(asked.run_id, asked.round, asked.plan_hash, total, len(asked.devices))
         return Message(reply_record(reply), reply_to=message)
+
+    @app.train(_action(KEYS))
+    def keys(message: Message, context: Context) -> Message:
+        node = open_node(context)
+        answer = answer_session(message.content, context, node.order, node.examples.devices, _member(node))
+        return Message(answer, reply_to=message)
+
+    @app.train(_action(SHARES))
+    def shares(message: Message, context: Context) -> Message:
+        return Message(answer_adverts(message.content, context, _member(open_node(context))), reply_to=message)
+
+    @app.train(_action(MASKED))
+    def train_masked(message: Message, context: Context) -> Message:
+        node = open_node(context)
+        state, asked = read_masking(message.content, context)
+        _require_answerable(asked, node)
+        joining = node.participation.admit(asked.run_id, asked.devices, asked.max_participations)
+        update = _update(node, asked, asked.clip_norm, joining)
+        return Message(answer_masking(state, asked, update.total, node.entropy), reply_to=message)
+
+    @app.train(_action(UNMASK))
+    def unmask(message: Message, context: Context) -> Message:
+        return Message(answer_unmask(message.content, context), reply_to=message)
 
     @app.evaluate()
     def measure(message: Message, context: Context) -> Message:
@@ -188,6 +221,22 @@ def _update(node: Node, asked: Instruction, clip_norm: float, devices: npt.NDArr
     if node.ledger is not None and paid is not None:
         node.ledger.commit(paid, update.total)
     return update
+
+
+def _action(kind: str) -> str:
+    """Flower's name of a message type within its category."""
+    return kind.removeprefix("train.")
+
+
+def _member(node: Node) -> Member:
+    if node.member is None:
+        raise UpdateError("this node has no key for secure sums", "register one, or train with sums in clear")
+    return node.member
+
+
+def _require_answerable(asked: Instruction, node: Node) -> None:
+    _require_hosted(asked.devices, node)
+    _require_model(asked.parameters, node)
 
 
 def _require_hosted(devices: npt.NDArray[np.int64], node: Node) -> None:

@@ -1,9 +1,9 @@
 """A node's part in a secure sum: it gives away one masked vector, and one kind of share of each other node.
 
-Double masking. A node's vector is hidden by a mask of its own, from a seed b, and by one mask with every neighbour, from an
-agreed key, which cancels against the neighbour's. The coordinator takes off the own masks of those whose vector arrived and
-the pair masks of those whose vector did not, from shares that the neighbours hold. Both kinds of shares of one node would
-open its vector: a node hands out one.
+Double masking. A node's vector is hidden by a mask of its own, from a seed b, and by one mask with every neighbour,
+from an agreed key, which cancels against the neighbour's. The coordinator takes off the own masks of those whose
+vector arrived and the pair masks of those whose vector did not, from shares that the neighbours hold. Both kinds of
+shares of one node would open its vector: a node hands out one.
 
 The coordinator carries all messages and may read, drop, delay and repeat them. Keys are signed with long-term keys that
 were registered beforehand, so that it cannot stand in the middle.
@@ -180,7 +180,7 @@ def masked(state: State, whole: npt.NDArray[np.int64]) -> Masked:
 
 
 def reveal(state: State, told: Unmask) -> tuple[State, Shares]:
-    """One share of each node that this one holds shares of: of the seed of a survivor, of the key of one that dropped out.
+    """One share of each node it holds shares of: of the seed of a survivor, of the key of one that dropped out.
 
     Raises:
         UpdateError: another session or step; a node named twice, or asked about in both ways; a sum over too few
@@ -236,9 +236,7 @@ def _share(value: int) -> bytes:
 def _cipher(state: State, advert: Advert, sender: int, recipient: int) -> ChaCha20Poly1305:
     """A key for one box: each direction of each pair has its own, so that the nonce need not change."""
     mine = X25519PrivateKey.from_private_bytes(state.cipher_key)
-    return ChaCha20Poly1305(
-        _agreed(mine, advert.cipher_key, b"box", state.session.digest(), sender, recipient)
-    )
+    return ChaCha20Poly1305(_agreed(mine, advert.cipher_key, b"box", state.session.digest(), sender, recipient))
 
 
 def _agreed(mine: X25519PrivateKey, theirs: bytes, purpose: bytes, session: bytes, first: int, second: int) -> bytes:

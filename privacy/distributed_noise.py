@@ -1,8 +1,9 @@
 """Noise that the nodes add themselves: how wide the grid is, how much each adds, and what their sum is worth.
 
 Every node rounds its vector to a public grid of width w, adds discrete Gaussian noise of standard deviation sigma =
-2**scale_bits cells, and sends the result modulo 2**bits. The sum of t nodes carries noise of variance t sigma**2. t is the
-least number of nodes whose sum is ever unmasked: that many must be enough. Each further node adds noise on top.
+2**scale_bits cells, and sends the result modulo 2**bits. The sum of t nodes carries noise of variance t sigma**2. t
+is the least number of nodes whose sum is ever unmasked: that many must be enough. Each further node adds noise on
+top.
 
 What the sum is worth. A sum of n discrete Gaussians is no discrete Gaussian. Theorem 5 of the paper: it is concentrated
 DP with
@@ -10,16 +11,17 @@ DP with
     epsilon = min(sqrt(D**2 / (n sigma**2) + tau d / 2), D / (sqrt(n) sigma) + tau sqrt(d)),
     tau = 10 * (sum over k = 1 ... n - 1 of exp(-2 pi**2 sigma**2 k / (k + 1))),
 
-for a sensitivity of D cells and d numbers, because the probability of each whole number is within a factor exp(tau) of that
-of the discrete Gaussian with variance n sigma**2. `Encoding` solves this for w, with 1 / epsilon not below the promised
-noise multiplier. At sigma >= 8 cells tau is below 10**-270 n: it is computed all the same.
+for a sensitivity of D cells and d numbers, because the probability of each whole number is within a factor exp(tau)
+of that of the discrete Gaussian with variance n sigma**2. `Encoding` solves this for w, with 1 / epsilon not below
+the promised noise multiplier. At sigma >= 8 cells tau is below 10**-270 n: it is computed all the same.
 
-From there to the accountants' Gaussian. Let s be the standard deviation of the sum in cells, at least 2**16. For rounds
-without sampling, discrete and continuous Gaussian have one and the same Renyi bound (Canonne et al. 2020, theorem 4). For
-sampled rounds the privacy losses of the discrete Gaussian and of a rounded continuous one, which is as private as the
-Gaussian, differ by the sum of (x**2 - 1) / (24 s**2) over all released numbers, x standard normal (`discrete_gaussian` has
-the derivation): a sum that does not depend on data. For m numbers it stays below 12 sqrt(2 m) / (24 s**2) but for a chance
-of about 10**-30. For ten million numbers that is 5.2e-7, by twice which epsilon grows: the accountant's grid is 1e-4.
+From there to the accountants' Gaussian. Let s be the standard deviation of the sum in cells, at least 2**16. For
+rounds without sampling, discrete and continuous Gaussian have one and the same Renyi bound (Canonne et al. 2020,
+theorem 4). For sampled rounds the privacy losses of the discrete Gaussian and of a rounded continuous one, which is
+as private as the Gaussian, differ by the sum of (x**2 - 1) / (24 s**2) over all released numbers, x standard normal
+(`discrete_gaussian` has the derivation): a sum that does not depend on data. For m numbers it stays below 12 sqrt(2
+m) / (24 s**2) but for a chance of about 10**-30. For ten million numbers that is 5.2e-7, by twice which epsilon
+grows: the accountant's grid is 1e-4.
 
 Source: Kairouz, Liu, Steinke 2021, arXiv:2102.06387, theorem 5, section 4.
 """
@@ -175,14 +177,12 @@ class Encoding:
         if not length <= devices * self.sensitivity:
             raise ValueError(f"an update of norm {length:.6g} by {devices} devices")
         cells = update / self.width
-        if self.phones:
-            whole = round_conditionally(cells, self.moved, rounding)
-        else:
-            whole = round_randomly(cells, rounding)
+        conditional = self.phones
+        whole = round_conditionally(cells, self.moved, rounding) if conditional else round_randomly(cells, rounding)
         if self.noise_multiplier:
             whole += discrete_gaussian(noise, self.size, self.scale_bits)
         return whole
 
     def decode(self, total: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """The noisy sum in weight units, float64."""
-        return total * self.width
+        return total.astype(np.float64) * self.width

@@ -3,8 +3,9 @@
 Each number goes to one of its two neighbours, to the upper one with the chance of its fraction. Two bounds on what one
 device then changes are of use:
 
-* A phone sends its own vector x or nothing. Its rounded norm is random, up to |x| + sqrt(d) at worst and hardly ever above
-  `inflated_norm`: whoever rounds draws again until it is not (`round_conditionally`), and the bound holds always.
+* A phone sends its own vector x or nothing. Its rounded norm is random, up to |x| + sqrt(d) at worst and hardly ever
+  above `inflated_norm`: whoever rounds draws again until it is not (`round_conditionally`), and the bound holds
+  always.
 * A node that hosts several devices rounds their sum. With one and the same uniform numbers in both worlds, with and
   without one device, the two rounded sums differ by a vector whose numbers are off by less than 1 each, that is by less
   than |u| + sqrt(d) (`shifted_norm`), always. The node cannot check the smaller bound, for it would have to know which

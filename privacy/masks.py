@@ -6,6 +6,8 @@ The modulus is a power of two, 2**bits, so that the low bits of a uniform word a
 Source: Bonawitz et al. 2017, "Practical secure aggregation for privacy-preserving machine learning", section 4.
 """
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -15,11 +17,11 @@ SEED_BYTES = 32
 MOST_BITS = 62
 """Widest modulus: sums of two still fit 64 signed bits."""
 
-Words = npt.NDArray[np.uint32] | npt.NDArray[np.uint64]
+Words = npt.NDArray[np.unsignedinteger[Any]]
 """A modular vector: only the low bits of each word count."""
 
 
-def word_type(bits: int) -> type[np.uint32] | type[np.uint64]:
+def word_type(bits: int) -> type[np.unsignedinteger[Any]]:
     """Numpy's narrower type that holds numbers below 2**bits.
 
     Raises:

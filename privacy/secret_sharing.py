@@ -23,7 +23,7 @@ Below = Callable[[int], int]
 def split(
     secret: int, threshold: int, holders: Sequence[int], below: Below = secrets.randbelow, prime: int = PRIME
 ) -> dict[int, int]:
-    """One share for each holder: the values of a random polynomial of degree threshold - 1 whose value at 0 is `secret`.
+    """One share for each holder: values of a random polynomial of degree threshold - 1 that is `secret` at 0.
 
     Args:
         secret: 0 ... prime - 1.

@@ -21,7 +21,7 @@ from flwr.serverapp import Grid
 from sottovoce.client.fleet import LocalTraining
 from sottovoce.client.message import FloatArrays, Instruction, instruction_record, read_reply
 from sottovoce.privacy.entropy import Entropy
-from sottovoce.privacy.errors import BudgetError, ConfigError, UpdateError
+from sottovoce.privacy.errors import AggregationError, BudgetError, ConfigError, UpdateError
 from sottovoce.privacy.events import NoiseKind
 from sottovoce.privacy.ledger import Realised, Reservation
 from sottovoce.privacy.plan import MechanismPlan
@@ -29,6 +29,7 @@ from sottovoce.server import checkpoint
 from sottovoce.server.cohort import Population, enrol, replies
 from sottovoce.server.optimizer import PrivateStep
 from sottovoce.server.participation import Participation
+from sottovoce.server.secure_collect import SecureAggregation, collect_securely
 
 
 class Purse(Protocol):
@@ -80,6 +81,7 @@ class Coordinator:
         participation: how often each device was asked.
         deadline_s: longest a round waits for replies.
         clock: seconds, monotonic.
+        secure: takes sums without seeing their parts, whose noise the nodes add; None for sums in clear.
     """
 
     grid: Grid
@@ -94,6 +96,7 @@ class Coordinator:
     participation: Participation
     deadline_s: float = 600.0
     clock: Callable[[], float] = time.monotonic
+    secure: SecureAggregation | None = None
 
     def run(self, after: int, on_round: Callable[[RoundRecord], None]) -> str | None:
         """All rounds after round `after`.
@@ -131,8 +134,8 @@ class Coordinator:
         reservation = self.budget.reserve(self.plan, self.run_id, number, self._noise_kind)
         cohort = self.plan.sampler().draw(self.entropy.generator("cohort", number))
         joining = self.participation.admit(cohort)
-        total, answered, dropped = self._collect(number, population, joining)
-        self.step.step(total, reservation, self.entropy.generator("noise", number))
+        total, answered, dropped, noisy = self._collect(number, population, joining)
+        self.step.step(total, reservation, None if noisy else self.entropy.generator("noise", number))
         facts = checkpoint.Facts(
             run_id=self.run_id,
             round=number,
@@ -165,8 +168,12 @@ class Coordinator:
 
     def _collect(
         self, number: int, population: Population, cohort: npt.NDArray[np.int64]
-    ) -> tuple[dict[str, npt.NDArray[np.float64]], int, list[str]]:
-        """Ask the cohort and add up what is usable, in the order of the nodes: their speed must not change the sum."""
+    ) -> tuple[dict[str, npt.NDArray[np.float64]], int, list[str], bool]:
+        """Ask the cohort and add up what is usable, in the order of the nodes: their speed must not change the sum.
+
+        The sum, devices in it, what was dropped, and whether the sum holds its noise already. A secure sum that fails
+        is one that nobody answered: zeros, to which the coordinator adds the noise of the plan.
+        """
         parameters: FloatArrays = {name: value.numpy() for name, value in self.step.parameters.items()}
         asked = {
             node: Instruction(
@@ -179,8 +186,15 @@ class Coordinator:
                 devices,
                 self.plan.max_participations,
             )
-            for node, devices in population.split(cohort)
+            for node, devices in population.split(cohort, everybody=self.secure is not None)
         }
+        total = {name: np.zeros(value.shape) for name, value in parameters.items()}
+        if self.secure is not None:
+            try:
+                got = collect_securely(self.secure, self.grid, self.deadline_s, self.plan, population, asked)
+            except AggregationError as error:
+                return total, 0, [error.what], False
+            return got.total, got.answered, got.dropped, True
         messages = [
             Message(instruction_record(instruction), node, MessageType.TRAIN, group_id=str(number))
             for node, instruction in asked.items()
@@ -195,9 +209,8 @@ class Coordinator:
                 usable[node] = read_reply(message.content, asked[node])
             except UpdateError as error:
                 dropped.append(f"node {node}: {error.what}")
-        total = {name: np.zeros(value.shape) for name, value in parameters.items()}
         for node in population.nodes:
             if node in usable:
                 for name, value in usable[node].total.items():
                     total[name] += value
-        return total, sum(reply.devices for reply in usable.values()), dropped
+        return total, sum(reply.devices for reply in usable.values()), dropped, False

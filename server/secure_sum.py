@@ -9,7 +9,6 @@ Source: Bonawitz et al. 2017, figure 4; sparse graph: Bell et al. 2020, section 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -100,7 +99,9 @@ def open_session(
     # More than half have to stay: two halves that were told different things could otherwise each be unmasked.
     survivors = max(nodes // 2 + 1, nodes - int(dropout * nodes))
     complete = nodes <= COMPLETE
-    ring = sorted(places, key=lambda place: hashlib.sha256(b"%d" % place + seed).digest()) if (seed := random(32)) else []
+    ring = (
+        sorted(places, key=lambda place: hashlib.sha256(b"%d" % place + seed).digest()) if (seed := random(32)) else []
+    )
     session = Session(
         run_id,
         round,
@@ -120,9 +121,7 @@ def open_session(
     return session
 
 
-def secure_sum(
-    session: Session, registry: Registry, ask: Ask, instructions: Mapping[int, RecordDict]
-) -> SecureTotal:
+def secure_sum(session: Session, registry: Registry, ask: Ask, instructions: Mapping[int, RecordDict]) -> SecureTotal:
     """Four questions, and the sum of those who answered all but perhaps the last.
 
     Args:
@@ -151,16 +150,18 @@ class _Gathering:
         boxes = self._shares(adverts)
         vectors = self._masked(boxes, instructions)
         total = self._unmasked(adverts, boxes.keys() - vectors.keys(), vectors)
-        return SecureTotal(
-            centred(total, self._session.encoding().bits), tuple(sorted(vectors)), tuple(self._lost)
-        )
+        return SecureTotal(centred(total, self._session.encoding().bits), tuple(sorted(vectors)), tuple(self._lost))
 
     def _keys(self) -> dict[int, Advert]:
         """Keys of those whose signature holds."""
 
         def check(place: int, advert: Advert) -> None:
             known = self._registry.get(place)
-            if advert.place != place or known is None or not holds(known, advert.signature, advert.signed(self._digest)):
+            if (
+                advert.place != place
+                or known is None
+                or not holds(known, advert.signature, advert.signed(self._digest))
+            ):
                 raise UpdateError("keys that its registered key did not sign", "the node is left out")
 
         told = record(self._session)
@@ -208,7 +209,10 @@ class _Gathering:
 
         def check(place: int, answer: Shares) -> None:
             mine = self._circles[place]
-            seeds, keys = once((one for one, _ in answer.seeds), "shares"), once((one for one, _ in answer.keys), "shares")
+            seeds, keys = (
+                once((one for one, _ in answer.seeds), "shares"),
+                once((one for one, _ in answer.keys), "shares"),
+            )
             if answer.session != self._digest or seeds != mine & vectors.keys() or keys != mine & dropped:
                 raise UpdateError("shares that were not asked for", "the node is left out")
 

@@ -15,6 +15,7 @@ import msgspec
 import tomli_w
 
 from sottovoce.client.fleet import LocalTraining
+from sottovoce.client.secure_messages import LEAST_NODES
 from sottovoce.models.ranker import RankerConfig
 from sottovoce.privacy.errors import ConfigError
 from sottovoce.privacy.record import RecordTarget
@@ -67,6 +68,10 @@ class PrivacyTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             is found for a device that takes part `max_participations` times.
         mechanism: `gaussian`, or the exact `discrete_gaussian`, on integers.
         ledger: of a campaign that several runs share, a path or a postgresql:// address; empty for one of its own.
+        secure_aggregation: nodes add the noise and mask their sums, so that the coordinator sees the total alone; needs
+            `discrete_gaussian` and at least three nodes.
+        dropout: with secure aggregation, share of the nodes that may be lost in a round; what they would have added
+            is made up for by more noise from the others.
     """
 
     epsilon: float = 4.0
@@ -80,6 +85,8 @@ class PrivacyTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     cohorts: Literal["secret", "visible"] = "secret"
     mechanism: Literal["gaussian", "discrete_gaussian"] = "gaussian"
     ledger: str = ""
+    secure_aggregation: bool = False
+    dropout: Annotated[float, msgspec.Meta(ge=0, lt=0.5)] = 0.3
 
     def __post_init__(self) -> None:
         """Refuse budgets that mean nothing."""
@@ -91,6 +98,8 @@ class PrivacyTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise ValueError("epsilon = inf and noise = 'none' go together: both or neither")
         if tells_password(self.ledger):
             raise ValueError("ledger holds a password, which the run folder would tell: use ~/.pgpass or PGPASSWORD")
+        if self.secure_aggregation and self.mechanism != "discrete_gaussian":
+            raise ValueError("secure_aggregation adds up whole numbers: set mechanism = 'discrete_gaussian'")
         if self.cap and self.sampling != "truncated_poisson":
             raise ValueError(f"cap = {self.cap} needs sampling = 'truncated_poisson'")
 
@@ -148,6 +157,10 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     def __post_init__(self) -> None:
         """Refuse settings that are good only each by itself."""
+        if self.privacy.secure_aggregation and self.nodes < LEAST_NODES:
+            raise ValueError(
+                f"secure_aggregation needs nodes = {LEAST_NODES} or more: of two, each knows the other's part"
+            )
         if self.local.record is not None and not self.model.embedding_width:
             raise ValueError("local.record needs a model.embedding_width above 0: it cannot train a linear model")
 
