@@ -131,12 +131,12 @@ def share(state: State, told: Adverts, registry: Registry) -> tuple[State, Boxes
     seeds = split(int.from_bytes(state.seed, "big"), session.threshold, points)
     keys = split(int.from_bytes(state.mask_key, "big"), session.threshold, points)
     pairs = {one: (_share(seeds[one + 1]), _share(keys[one + 1])) for one in holders}
-    boxes = []
+    boxes, mine = [], X25519PrivateKey.from_private_bytes(state.cipher_key)
     for place, advert in adverts.items():
-        cipher = _cipher(state, advert, state.place, place)
+        cipher = _cipher(mine, advert.cipher_key, told.session, state.place, place)
         boxes.append((place, cipher.encrypt(bytes(12), b"".join(pairs[place]), told.session)))
-    mine = Held(public_key(state.mask_key), *pairs[state.place])
-    after = msgspec.structs.replace(state, step="shares", adverts=adverts, held={state.place: mine})
+    own = Held(public_key(state.mask_key), *pairs[state.place])
+    after = msgspec.structs.replace(state, step="shares", adverts=adverts, held={state.place: own})
     return after, Boxes(told.session, tuple(boxes))
 
 
@@ -150,11 +150,12 @@ def open_boxes(state: State, told: Boxes) -> State:
     _require(state, told.session, "shares")
     if not once((place for place, _ in told.boxes), "boxes") <= set(state.adverts):
         raise UpdateError("a box of a node whose keys are not known", REFUSED)
-    held = dict(state.held)
+    held, mine = dict(state.held), X25519PrivateKey.from_private_bytes(state.cipher_key)
     for place, box in told.boxes:
         advert = state.adverts[place]
         try:
-            both = _cipher(state, advert, place, state.place).decrypt(bytes(12), box, told.session)
+            cipher = _cipher(mine, advert.cipher_key, told.session, place, state.place)
+            both = cipher.decrypt(bytes(12), box, told.session)
         except InvalidTag:
             raise UpdateError(f"the box of node {place} does not open", REFUSED) from None
         held[place] = Held(advert.mask_key, both[:SHARE_BYTES], both[SHARE_BYTES:])
@@ -233,10 +234,9 @@ def _share(value: int) -> bytes:
     return value.to_bytes(SHARE_BYTES, "big")
 
 
-def _cipher(state: State, advert: Advert, sender: int, recipient: int) -> ChaCha20Poly1305:
+def _cipher(mine: X25519PrivateKey, theirs: bytes, session: bytes, sender: int, recipient: int) -> ChaCha20Poly1305:
     """A key for one box: each direction of each pair has its own, so that the nonce need not change."""
-    mine = X25519PrivateKey.from_private_bytes(state.cipher_key)
-    return ChaCha20Poly1305(_agreed(mine, advert.cipher_key, b"box", state.session.digest(), sender, recipient))
+    return ChaCha20Poly1305(_agreed(mine, theirs, b"box", session, sender, recipient))
 
 
 def _agreed(mine: X25519PrivateKey, theirs: bytes, purpose: bytes, session: bytes, first: int, second: int) -> bytes:
