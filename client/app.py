@@ -63,7 +63,7 @@ class Node:
         entropy: of record-level batches and noise.
         held_out: later rows of the same devices, never trained on; None where the node keeps none.
         accelerator: torch's name of where the ranker trains with device-level privacy or none, such as `cuda`.
-        member: for secure sums; None takes no part in any.
+        member: for secure sums, and then nothing is sent in clear; None takes no part in any.
 
     Raises:
         DataError: an id, label or ad that the schema and catalogue do not have. One such row would spill into another
@@ -122,6 +122,7 @@ def client_app(open_node: Callable[[Context], Node]) -> ClientApp:
     @app.train()
     def train(message: Message, context: Context) -> Message:
         node = open_node(context)
+        _require_clear(node)
         asked = read_instruction(message.content)
         _require_answerable(asked, node)
         # On the wire the sum is rounded to float32, which can part two neighbouring sums by half a unit in the last
@@ -163,6 +164,7 @@ def client_app(open_node: Callable[[Context], Node]) -> ClientApp:
     @app.evaluate()
     def measure(message: Message, context: Context) -> Message:
         node = open_node(context)
+        _require_clear(node)
         asked = read_question(message.content)
         _require_hosted(asked.devices, node)
         if asked.query != "popularity":
@@ -232,6 +234,11 @@ def _member(node: Node) -> Member:
     if node.member is None:
         raise UpdateError("this node has no key for secure sums", "register one, or train with sums in clear")
     return node.member
+
+
+def _require_clear(node: Node) -> None:
+    if node.member is not None:
+        raise UpdateError("this node sends nothing but sums under masks", "ask it for a secure sum")
 
 
 def _require_answerable(asked: Instruction, node: Node) -> None:

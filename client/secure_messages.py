@@ -52,6 +52,7 @@ class Session(_Strict, frozen=True):
         run_id: of the run.
         round: from 1.
         plan_hash: digest of the mechanism plan.
+        told: digest of what all nodes are told alike, weights included, see `secure_node.told_to_all`.
         nonce: 32 random bytes; no two sessions have one and the same.
         ring: places of the nodes that take part, in the random order in which they are neighbours.
         neighbours: with how many nodes each shares masks: an even number, or all others.
@@ -67,6 +68,7 @@ class Session(_Strict, frozen=True):
     run_id: str
     round: int
     plan_hash: str
+    told: Key
     nonce: Key
     ring: Annotated[tuple[Place, ...], msgspec.Meta(min_length=LEAST_NODES, max_length=MOST_NODES)]
     neighbours: int

@@ -4,6 +4,7 @@ What it must remember between two messages lies in Flower's context, which the r
 process answers next. A new session forgets the one before.
 """
 
+import hashlib
 from dataclasses import dataclass
 
 import msgspec
@@ -31,6 +32,23 @@ class Member:
 
     key: PrivateKey
     registry: Registry
+
+
+def told_to_all(instruction: Instruction) -> bytes:
+    """SHA-256 of an instruction but for its devices: what a coordinator has to tell every node alike.
+
+    Otherwise it could give all nodes but one weights at which they learn nothing, and read that one's update, noisy as
+    it is, off the sum.
+
+    Source: Pasquini, Francati, Ateniese 2022, arXiv:2111.07380.
+    """
+    one = instruction
+    facts = (one.run_id, one.round, one.plan_hash, one.clip_norm, one.training, one.max_participations)
+    told = hashlib.sha256(msgspec.msgpack.encode(facts))
+    for name in sorted(one.parameters):
+        value = np.ascontiguousarray(one.parameters[name], "<f4")
+        told.update(msgspec.msgpack.encode((name, value.shape)) + value.tobytes())
+    return told.digest()
 
 
 def answer_session(content: RecordDict, context: Context, place: int, devices: int, member: Member) -> RecordDict:
@@ -65,8 +83,8 @@ def read_masking(content: RecordDict, context: Context) -> tuple[State, Instruct
     """The state in which a vector may be masked, once, and how to come by the vector.
 
     Raises:
-        UpdateError: boxes that do not open; an instruction of another run, round, plan, model or clip norm than the
-            session that the neighbours agreed to.
+        UpdateError: boxes that do not open; another instruction than the session was begun for, to which the neighbours
+            agreed: weights made for one node alone would let its part be told from the others'.
     """
     if RECORD not in content:
         raise UpdateError("an instruction without boxes", REFUSED)
@@ -75,8 +93,8 @@ def read_masking(content: RecordDict, context: Context) -> tuple[State, Instruct
     state = open_boxes(_kept(context), boxes)
     session = state.session
     size = sum(value.size for value in asked.parameters.values())
-    told = (asked.run_id, asked.round, asked.plan_hash, size, Clipper(asked.clip_norm).sensitivity)
-    if told != (session.run_id, session.round, session.plan_hash, session.size, session.sensitivity):
+    told = (told_to_all(asked), asked.run_id, asked.round, size, Clipper(asked.clip_norm).sensitivity)
+    if told != (session.told, session.run_id, session.round, session.size, session.sensitivity):
         raise UpdateError("an instruction that does not belong to the session", REFUSED)
     # Before anything is computed: two vectors under one mask would show their difference.
     _keep(context, state)

@@ -14,10 +14,12 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from sottovoce.client.message import Instruction, instruction_record
+from sottovoce.client.secure_node import told_to_all
 from sottovoce.client.secure_sum import Registry
 from sottovoce.privacy.plan import MechanismPlan
 from sottovoce.server.cohort import Population, replies
-from sottovoce.server.secure_sum import open_session, secure_sum
+from sottovoce.server.secure_session import open_session
+from sottovoce.server.secure_sum import secure_sum
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ def collect_securely(
         one.round,
         population.orders,
         sum(sizes),
+        told_to_all(one),
         dropout=secure.dropout,
         phones=bool((np.diff(population.first) == 1).all()),
         random=os.urandom,

@@ -7,7 +7,7 @@ Source: Bonawitz et al. 2017, figure 4; sparse graph: Bell et al. 2020, section 
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,6 @@ from flwr.app import RecordDict
 
 from sottovoce.client.secure_messages import (
     KEYS,
-    LEAST_NODES,
     MASKED,
     SHARES,
     UNMASK,
@@ -35,22 +34,12 @@ from sottovoce.client.secure_messages import (
 )
 from sottovoce.client.secure_sum import Registry, add_pair_mask, public_key
 from sottovoce.models.dsse import holds
-from sottovoce.privacy.errors import AggregationError, ConfigError, UpdateError
+from sottovoce.privacy.errors import AggregationError, UpdateError
 from sottovoce.privacy.masks import Words, centred, mask, packed_bytes, unpack, word_type
-from sottovoce.privacy.plan import MechanismPlan
-from sottovoce.privacy.secret_sharing import PRIME, SECRET_BYTES, weights
+from sottovoce.server.recovered_secrets import Secrets, by_owner, false_share
 
 Ask = Callable[[str, Mapping[int, RecordDict]], Mapping[int, RecordDict]]
 """Sends one message of a type to each place and returns what came back, by place."""
-
-COMPLETE = 128
-"""Up to so many nodes everybody is everybody's neighbour."""
-
-SPARSE = 100
-"""Neighbours of each node beyond that: at 1,000 nodes of which 30 % drop out, fewer than 1 sum in 100 fails; and a
-coalition of 20 % of the nodes holds more than half of somebody's shares with a chance below 1e-8."""
-
-MOST_SPARSE_DROPOUT = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,71 +57,11 @@ class SecureTotal:
     dropped: tuple[str, ...]
 
 
-def open_session(
-    plan: MechanismPlan,
-    run_id: str,
-    round: int,
-    places: Sequence[int],
-    size: int,
-    *,
-    dropout: float,
-    phones: bool,
-    random: Callable[[int], bytes],
-) -> Session:
-    """A fresh session of the nodes at `places`.
-
-    Args:
-        plan: of the run: clip norm, noise and the largest cohort.
-        run_id: of the run.
-        round: from 1.
-        places: who takes part; all enrolled nodes, so that nobody learns from it who was drawn.
-        size: numbers in a vector.
-        dropout: share of the nodes that may be lost, 0 to below 0.5; the noise of those who stay suffices.
-        phones: whether every node hosts one device.
-        random: bytes from the operating system.
-
-    Raises:
-        ConfigError: too few nodes, or no encoding fits.
-    """
-    nodes = len(places)
-    if nodes < LEAST_NODES:
-        raise ConfigError(
-            f"{nodes} nodes cannot hide their parts from one another", f"start at least {LEAST_NODES} nodes"
-        )
-    if nodes > COMPLETE and dropout > MOST_SPARSE_DROPOUT:
-        raise ConfigError(
-            f"dropout = {dropout} of {nodes} nodes: neighbours of a lost node would often be too few",
-            f"set privacy.dropout to {MOST_SPARSE_DROPOUT} or less",
-        )
-    # More than half have to stay: two halves that were told different things could otherwise each be unmasked.
-    survivors = max(nodes // 2 + 1, nodes - int(dropout * nodes))
-    complete = nodes <= COMPLETE
-    shuffle = random(32)
-    ring = sorted(places, key=lambda place: hashlib.sha256(shuffle + b"%d" % place).digest())
-    session = Session(
-        run_id,
-        round,
-        plan.digest(),
-        random(32),
-        tuple(ring),
-        nodes - 1 if complete else SPARSE,
-        survivors,
-        survivors if complete else SPARSE // 2 + 1,
-        size,
-        plan.clipper().sensitivity,
-        float(plan.noise_multiplier),
-        plan.cap or plan.population,
-        phones,
-    )
-    session.encoding()
-    return session
-
-
 def secure_sum(session: Session, registry: Registry, ask: Ask, instructions: Mapping[int, RecordDict]) -> SecureTotal:
     """Four questions, and the sum of those who answered all but perhaps the last.
 
     Args:
-        session: of `open_session`.
+        session: of `secure_session.open_session`.
         registry: long-term public keys, as the nodes know them too.
         ask: the way to the nodes.
         instructions: what each place is told together with its neighbours' shares: how to come by its vector.
@@ -225,20 +154,20 @@ class _Gathering:
 
         told = record(asked)
         answers = self._answers(UNMASK, dict.fromkeys(sorted(vectors), told), Shares, check, session.threshold)
-        seeds, keys = _by_owner(answers, "seeds"), _by_owner(answers, "keys")
-        bits, known = session.encoding().bits, _Secrets(session.threshold)
+        seeds, keys = by_owner(answers, "seeds"), by_owner(answers, "keys")
+        bits, known = session.encoding().bits, Secrets(session.threshold)
         total = np.zeros(session.size, word_type(bits))
         for vector in vectors.values():
             total += vector
         for place in vectors:
             seed = known.recover(place, seeds.get(place, {}))
             if hashlib.sha256(seed).digest() != adverts[place].commitment:
-                raise _false(place)
+                raise false_share(place)
             total -= mask(seed, session.size, bits)
         for place in sorted(dropped):
             key = known.recover(place, keys.get(place, {}))
             if public_key(key) != adverts[place].mask_key:
-                raise _false(place)
+                raise false_share(place)
             private = X25519PrivateKey.from_private_bytes(key)
             for other in self._circles[place] & vectors.keys():
                 # The survivor's vector holds its side of the pair's mask: the lost node's side takes it off.
@@ -273,42 +202,3 @@ class _Gathering:
                 "nothing was learnt of anybody; raise privacy.dropout, or wait for more nodes",
             )
         return usable
-
-
-class _Secrets:
-    """Secrets back from their shares; holders that come up again cost no new weights."""
-
-    def __init__(self, threshold: int) -> None:
-        self._threshold = threshold
-        self._weights: dict[tuple[int, ...], tuple[int, ...]] = {}
-
-    def recover(self, place: int, shares: Mapping[int, int]) -> bytes:
-        """32 bytes; raises AggregationError when there are too few shares, or when they agree on none."""
-        if len(shares) < self._threshold:
-            raise AggregationError(
-                f"{len(shares)} shares of node at place {place}, {self._threshold} are needed",
-                "nothing was learnt of anybody; ask anew",
-            )
-        holders = tuple(sorted(shares)[: self._threshold])
-        if holders not in self._weights:
-            self._weights[holders] = weights(holders)
-        secret = sum(w * shares[one] for w, one in zip(self._weights[holders], holders, strict=True)) % PRIME
-        if secret >> (8 * SECRET_BYTES):
-            raise _false(place)
-        return secret.to_bytes(SECRET_BYTES, "big")
-
-
-def _by_owner(answers: Mapping[int, Shares], which: str) -> dict[int, dict[int, int]]:
-    """Shares by owner and then by the holder's point of the polynomial."""
-    found: dict[int, dict[int, int]] = {}
-    for holder, answer in answers.items():
-        for owner, value in getattr(answer, which):
-            found.setdefault(owner, {})[holder + 1] = int.from_bytes(value, "big") % PRIME
-    return found
-
-
-def _false(place: int) -> AggregationError:
-    return AggregationError(
-        f"shares of node at place {place} do not give back what it committed to",
-        "a node sent a false share: nothing was learnt of anybody; ask anew",
-    )

@@ -69,7 +69,7 @@ class PrivacyTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         mechanism: `gaussian`, or the exact `discrete_gaussian`, on integers.
         ledger: of a campaign that several runs share, a path or a postgresql:// address; empty for one of its own.
         secure_aggregation: nodes add the noise and mask their sums, so that the coordinator sees the total alone; needs
-            `discrete_gaussian` and at least three nodes.
+            `discrete_gaussian` and at least three nodes, and no measurements.
         dropout: with secure aggregation, share of the nodes that may be lost in a round; what they would have added
             is made up for by more noise from the others.
     """
@@ -161,6 +161,10 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             raise ValueError(
                 f"secure_aggregation needs nodes = {LEAST_NODES} or more: of two, each knows the other's part"
             )
+        if self.privacy.secure_aggregation and any(
+            (self.measure.quality, self.measure.calibration, self.measure.clip, self.measure.popularity)
+        ):
+            raise ValueError("secure_aggregation covers training alone: plan no measurements, which are sums in clear")
         if self.local.record is not None and not self.model.embedding_width:
             raise ValueError("local.record needs a model.embedding_width above 0: it cannot train a linear model")
 

@@ -33,7 +33,8 @@ from sottovoce.models.signing import PrivateKey
 from sottovoce.privacy.entropy import OsSource
 from sottovoce.privacy.errors import ConfigError
 from sottovoce.privacy.plan import MechanismPlan
-from sottovoce.server.secure_sum import open_session, secure_sum
+from sottovoce.server.secure_session import open_session
+from sottovoce.server.secure_sum import secure_sum
 from sottovoce.simulations.node_keys import simulated_key
 
 ENCODED = 8
@@ -134,7 +135,7 @@ def bench(nodes: int, size: int, lost: float) -> Cost:
     if not 0 <= lost <= 0.3:
         raise ConfigError(f"--lost {lost}: a bench tolerates 0 to 0.3", "choose a share in between")
     plan = MechanismPlan(nodes, 1.0, 1.0, 1.0, 1, 0.5 / nodes, sampling="none", noise="discrete_gaussian")
-    session = open_session(plan, "bench", 1, range(nodes), size, dropout=0.3, phones=True, random=os.urandom)
+    session = open_session(plan, "bench", 1, range(nodes), size, bytes(32), dropout=0.3, phones=True, random=os.urandom)
     encoding = session.encoding()
     keys = {place: simulated_key(0, place) for place in range(nodes)}
     source, encode = OsSource(), []

@@ -10,7 +10,8 @@ from sottovoce.client.secure_messages import KEYS, MASKED, SHARES, Adverts, Boxe
 from sottovoce.client.secure_sum import begin, masked, open_boxes, reveal, share
 from sottovoce.models.signing import generate_key
 from sottovoce.privacy.plan import MechanismPlan
-from sottovoce.server.secure_sum import open_session, secure_sum
+from sottovoce.server.secure_session import open_session
+from sottovoce.server.secure_sum import secure_sum
 
 POOL = [generate_key() for _ in range(40)]
 """Long-term keys by place."""
@@ -18,7 +19,9 @@ POOL = [generate_key() for _ in range(40)]
 
 def session(nodes=5, size=4, dropout=0.3, **changes):
     plan = MechanismPlan(nodes, 1.0, 1.0, 1.0, 1, 1e-3, sampling="none", noise="discrete_gaussian")
-    opened = open_session(plan, "run", 1, range(nodes), size, dropout=dropout, phones=True, random=os.urandom)
+    opened = open_session(
+        plan, "run", 1, range(nodes), size, bytes(32), dropout=dropout, phones=True, random=os.urandom
+    )
     return msgspec.structs.replace(opened, **changes) if changes else opened
 
 

@@ -1,5 +1,6 @@
 """What a node checks of an instruction that comes with its neighbours' boxes, and what it remembers."""
 
+import msgspec
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
@@ -9,7 +10,7 @@ from sottovoce.client.app import Node, client_app
 from sottovoce.client.fleet import LocalTraining
 from sottovoce.client.message import Instruction, instruction_record
 from sottovoce.client.secure_messages import KEYS, MASKED, RECORD, SHARES, UNMASK, Boxes, read, record
-from sottovoce.client.secure_node import Member
+from sottovoce.client.secure_node import Member, told_to_all
 from sottovoce.models.ranker import RankerConfig, initial
 from sottovoce.privacy.errors import UpdateError
 from sottovoce.simulations.grid import InProcessGrid
@@ -34,6 +35,7 @@ class Real(Nodes):
         self.instruction = Instruction(
             "run", 1, opened.plan_hash, 1.0, LocalTraining(), weights, np.array([0], np.int64)
         )
+        self.session = msgspec.structs.replace(opened, told=told_to_all(self.instruction))
 
     def answer(self, kind, place, content):
         if place != 1:
@@ -70,12 +72,28 @@ def test_the_real_node_takes_part_and_adds_noise_and_its_update():
         {"plan_hash": "other"},
         {"clip_norm": 10.0},
         {"parameters": {"table": np.zeros((3, 2), np.float32)}},
+        {"training": LocalTraining(steps=3)},
+        {"max_participations": 1},
     ],
     ids=lambda change: next(iter(change)),
 )
 def test_an_instruction_that_is_not_the_sessions_is_refused_and_the_vector_stays_unsent(change):
     with pytest.raises(UpdateError, match="does not belong to the session"):
         told_otherwise(**change).sum()
+
+
+def test_weights_made_for_one_node_alone_are_refused():
+    weights = dict(Real().instruction.parameters)
+    weights["table"] = weights["table"] + np.float32(1e-3)
+    with pytest.raises(UpdateError, match="does not belong to the session"):
+        told_otherwise(parameters=weights).sum()
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+def test_a_member_of_secure_sums_sends_nothing_in_clear(kind):
+    run = Real()
+    with pytest.raises(UpdateError, match="nothing but sums under masks"):
+        run.tell(kind, instruction_record(run.instruction))
 
 
 def test_an_instruction_without_boxes_is_refused():

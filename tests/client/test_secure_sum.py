@@ -188,6 +188,7 @@ def test_a_session_that_protects_nobody_is_refused(change):
         run_id: str
         round: int
         plan_hash: str
+        told: bytes
         nonce: bytes
         ring: tuple[int, ...]
         neighbours: int

@@ -10,7 +10,7 @@ from secure_sessions import Nodes, session, vectors
 
 from sottovoce.client.secure_messages import KEYS, MASKED, SHARES, UNMASK, Advert, Boxes, Masked, Shares, read, record
 from sottovoce.privacy.errors import AggregationError, ConfigError
-from sottovoce.server.secure_sum import SPARSE
+from sottovoce.server.secure_session import SPARSE
 
 STEPS = (KEYS, SHARES, MASKED, UNMASK)
 

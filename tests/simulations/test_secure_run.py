@@ -12,7 +12,7 @@ from sottovoce.privacy.errors import ConfigError
 from sottovoce.privacy.masks import centred, unpack
 from sottovoce.server import round as round_module
 from sottovoce.server.secure_collect import Collected
-from sottovoce.server.secure_sum import open_session
+from sottovoce.server.secure_session import open_session
 from sottovoce.simulations.experiment import compose
 from sottovoce.simulations.folder import RunFolder
 from sottovoce.simulations.grid import InProcessGrid
@@ -79,7 +79,7 @@ def in_clear(chosen, dataset):
             one, share = asked[node], partition(dataset.train, place, chosen.nodes)
             size = sum(value.size for value in one.parameters.values())
             session = open_session(
-                plan, "r", 1, population.orders, size, dropout=secure.dropout, phones=False, random=bytes
+                plan, "r", 1, population.orders, size, bytes(32), dropout=secure.dropout, phones=False, random=bytes
             )
             update = summed_update(
                 {name: torch.from_numpy(value) for name, value in one.parameters.items()},
@@ -155,6 +155,7 @@ def test_every_phone_takes_part_drawn_or_not_so_that_none_learns_who_was_drawn(t
         (("nodes", 2), "nodes = 3"),
         (("privacy.mechanism", "gaussian"), "discrete_gaussian"),
         (("privacy.dropout", 0.5), "dropout"),
+        (("measure.popularity", 1), "no measurements"),
     ],
 )
 def test_settings_that_cannot_hide_anybody_are_refused(change, said):
