@@ -50,13 +50,15 @@ def open_session(
         raise ConfigError(
             f"{nodes} nodes cannot hide their parts from one another", f"start at least {LEAST_NODES} nodes"
         )
+    if not 0 <= dropout < 0.5:
+        # More than half have to stay: two halves that were told different things could otherwise each be unmasked.
+        raise ConfigError(f"dropout = {dropout} is not in [0, 0.5)", "set privacy.dropout below 0.5")
     if nodes > COMPLETE and dropout > MOST_SPARSE_DROPOUT:
         raise ConfigError(
             f"dropout = {dropout} of {nodes} nodes: neighbours of a lost node would often be too few",
             f"set privacy.dropout to {MOST_SPARSE_DROPOUT} or less",
         )
-    # More than half have to stay: two halves that were told different things could otherwise each be unmasked.
-    survivors = max(nodes // 2 + 1, nodes - int(dropout * nodes))
+    survivors = nodes - int(dropout * nodes)
     complete = nodes <= COMPLETE
     shuffle = random(32)
     ring = sorted(places, key=lambda place: hashlib.sha256(shuffle + b"%d" % place).digest())

@@ -160,6 +160,14 @@ def test_a_node_that_does_not_know_anothers_key_shares_nothing_with_it():
         )
 
 
+def test_a_key_that_is_registered_for_two_places_signs_for_each_alone():
+    nodes = up_to(SHARES)
+    twice = nodes.registry | {2: nodes.registry[0]}
+    moved = adverts(nodes.asked[SHARES][1], lambda a: [msgspec.structs.replace(a[0], place=2), *a[2:]])
+    with pytest.raises(UpdateError, match="keys of node 2 are not signed"):
+        share(nodes.states[1], read(moved, Adverts), twice)
+
+
 def test_nodes_that_are_told_different_sessions_get_no_keys_that_fit():
     nodes = up_to(SHARES)
     less_noise = msgspec.structs.replace(nodes.session, noise_multiplier=0.1)

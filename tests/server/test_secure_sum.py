@@ -98,6 +98,12 @@ def test_a_false_share_is_found_out_instead_of_giving_a_false_sum(which):
         run.sum()
 
 
+@pytest.mark.parametrize("dropout", [0.5, 1.0, -0.1])
+def test_half_of_the_nodes_may_not_be_lost(dropout):
+    with pytest.raises(ConfigError, match="dropout"):
+        session(10, dropout=dropout)
+
+
 def test_a_sparse_graph_is_not_asked_to_bear_more_than_it_can():
     with pytest.raises(ConfigError, match=r"0\.4"):
         session(300, dropout=0.4)
