@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA := $(wildcard ../shared/data)
 export FLWR_TELEMETRY_ENABLED := 0
+export FLWR_DISABLE_UPDATE_CHECK := 1
 export SOTTOVOCE_DATA ?= $(abspath $(DATA))
 
 .PHONY: demo test check soak bench old-runtimes model-signing aarch64 wheel clean

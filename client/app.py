@@ -4,7 +4,7 @@ One ClientApp runs unchanged in the process, on Flower's simulation runtime and 
 is where the node's devices come from, which is the caller's function.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import InitVar, dataclass, field, replace
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import Mod
 
 from sottovoce.client.device_ledger import DeviceLedger
 from sottovoce.client.examples import Examples
@@ -26,7 +27,7 @@ from sottovoce.client.message import (
     reply_record,
 )
 from sottovoce.client.participation import Participation
-from sottovoce.client.question import Answer, answer_record, read_question
+from sottovoce.client.question import Answer, Question, answer_record, read_question
 from sottovoce.client.record_fleet import record_fleet_update
 from sottovoce.client.record_level import record_level_update
 from sottovoce.client.secure_messages import KEYS, MASKED, SHARES, UNMASK
@@ -64,6 +65,10 @@ class Node:
         held_out: later rows of the same devices, never trained on; None where the node keeps none.
         accelerator: torch's name of where the ranker trains with device-level privacy or none, such as `cuda`.
         member: for secure sums, and then nothing is sent in clear; None takes no part in any.
+        ads: how many ads of the catalogue everybody has; the others are of this phone's past, and are left out of
+            measurements, whose length would tell of them. None for all.
+        joins: whether the devices asked take part, as a phone decides for itself; where not, the answer is zeros. It
+            may raise an UpdateError, and there is no answer. None for always.
 
     Raises:
         DataError: an id, label or ad that the schema and catalogue do not have. One such row would spill into another
@@ -81,6 +86,29 @@ class Node:
     held_out: Examples | None = None
     accelerator: str = "cpu"
     member: Member | None = None
+    ads: int | None = None
+    joins: Callable[[Instruction | Question], bool] | None = None
+
+    @property
+    def measured(self) -> Examples:
+        """The rows that measurements look at."""
+        rows = self.examples
+        if self.ads is None or self.ads == len(rows.catalogue):
+            return rows
+        kept = rows.ad < self.ads
+        counts = np.bincount(rows.owners[kept], minlength=rows.devices)
+        return Examples(
+            np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            rows.device,
+            rows.context[kept],
+            rows.ad[kept],
+            rows.labels[kept],
+            rows.catalogue[: self.ads],
+        )
+
+    def joining(self, asked: Instruction | Question) -> npt.NDArray[np.int64]:
+        """Those of the devices asked that take part, caps aside."""
+        return asked.devices if self.joins is None or self.joins(asked) else asked.devices[:0]
 
     def __post_init__(self, max_participations: int | None) -> None:
         """Check every row once, before any round."""
@@ -106,20 +134,25 @@ class Node:
             raise DataError("offsets of the devices fall", "sort the rows by device")
 
 
-def client_app(open_node: Callable[[Context], Node]) -> ClientApp:
+def client_app(open_node: Callable[[Context], Node], mods: Sequence[Mod] = ()) -> ClientApp:
     """A ClientApp over the devices that `open_node` finds for the node's context.
 
     Messages: `query` answers with an enrolment, `train` with the sum of clipped updates, `evaluate` with the sum of
     clipped measurements; the four `train.secure_...` are the steps of a secure sum of updates.
+
+    Args:
+        open_node: finds the devices.
+        mods: Flower's wrappers around every answer.
     """
     app = ClientApp()
+    around = list(mods)
 
-    @app.query()
+    @app.query(mods=around)
     def enrol(message: Message, context: Context) -> Message:
         node = open_node(context)
         return Message(enrolment_record(Enrolment(node.examples.devices, node.order)), reply_to=message)
 
-    @app.train()
+    @app.train(mods=around)
     def train(message: Message, context: Context) -> Message:
         node = open_node(context)
         _require_clear(node)
@@ -132,36 +165,36 @@ def client_app(open_node: Callable[[Context], Node]) -> ClientApp:
             node,
             asked,
             asked.clip_norm / slack,
-            node.participation.admit(asked.run_id, asked.devices, asked.max_participations),
+            node.participation.admit(asked.run_id, node.joining(asked), asked.max_participations),
         )
         total = {name: value.astype(np.float32) for name, value in update.total.items()}
         reply = Reply(asked.run_id, asked.round, asked.plan_hash, total, len(asked.devices))
         return Message(reply_record(reply), reply_to=message)
 
-    @app.train(_action(KEYS))
+    @app.train(_action(KEYS), mods=around)
     def keys(message: Message, context: Context) -> Message:
         node = open_node(context)
         answer = answer_session(message.content, context, node.order, node.examples.devices, _member(node))
         return Message(answer, reply_to=message)
 
-    @app.train(_action(SHARES))
+    @app.train(_action(SHARES), mods=around)
     def shares(message: Message, context: Context) -> Message:
         return Message(answer_adverts(message.content, context, _member(open_node(context))), reply_to=message)
 
-    @app.train(_action(MASKED))
+    @app.train(_action(MASKED), mods=around)
     def train_masked(message: Message, context: Context) -> Message:
         node = open_node(context)
         state, asked = read_masking(message.content, context)
         _require_answerable(asked, node)
-        joining = node.participation.admit(asked.run_id, asked.devices, asked.max_participations)
+        joining = node.participation.admit(asked.run_id, node.joining(asked), asked.max_participations)
         update = _update(node, asked, asked.clip_norm, joining)
         return Message(answer_masking(state, asked, update.total, node.entropy), reply_to=message)
 
-    @app.train(_action(UNMASK))
+    @app.train(_action(UNMASK), mods=around)
     def unmask(message: Message, context: Context) -> Message:
         return Message(answer_unmask(message.content, context), reply_to=message)
 
-    @app.evaluate()
+    @app.evaluate(mods=around)
     def measure(message: Message, context: Context) -> Message:
         node = open_node(context)
         _require_clear(node)
@@ -171,8 +204,8 @@ def client_app(open_node: Callable[[Context], Node]) -> ClientApp:
             _require_model(asked.parameters, node)
         if asked.query == "quality" and node.held_out is None:
             raise UpdateError("this node keeps no held-out rows", "ask it for calibration instead")
-        joining = node.participation.admit(f"{asked.run_id} {asked.query}", asked.devices, None)
-        total = bounded_sum(replace(asked, devices=joining), node.examples, node.held_out, node.schema, node.model)
+        joining = node.participation.admit(f"{asked.run_id} {asked.query}", node.joining(asked), None)
+        total = bounded_sum(replace(asked, devices=joining), node.measured, node.held_out, node.schema, node.model)
         answer = Answer(asked.run_id, asked.number, asked.plan_hash, asked.query, len(asked.devices), total)
         return Message(answer_record(answer), reply_to=message)
 
@@ -244,11 +277,18 @@ def _require_clear(node: Node) -> None:
 def _require_answerable(asked: Instruction, node: Node) -> None:
     _require_hosted(asked.devices, node)
     _require_model(asked.parameters, node)
+    _require_schema(asked.schema_digest, node)
 
 
 def _require_hosted(devices: npt.NDArray[np.int64], node: Node) -> None:
     if len(devices) and not 0 <= devices.min() <= devices.max() < node.examples.devices:
         raise UpdateError("asked for a device this node does not host", "enrol again")
+
+
+def _require_schema(digest: str, node: Node) -> None:
+    """Two schemas of one shape, in which a row of the table means something else, would train without any error."""
+    if digest != node.schema.digest():
+        raise UpdateError("parameters are of another schema", "start the run and the node with one schema")
 
 
 def _require_model(parameters: FloatArrays, node: Node) -> None:

@@ -163,7 +163,16 @@ class BundleStore:
         Args:
             now: the device's time, with time zone.
         """
+        return next(self.usable(now), None)
+
+    def usable(self, now: datetime) -> Iterator[Bundle]:
+        """The bundles that may serve, the one in use first, then the one before it; see `load`.
+
+        Args:
+            now: the device's time, with time zone.
+        """
         belief, chain = self._state()
+        seen = False
         for digest in (belief.active, belief.previous):
             data = self._read(digest)
             if data is None:
@@ -173,12 +182,12 @@ class BundleStore:
                 self._check_golden(bundle)
             except BundleError:
                 continue
-            if now - belief.seen >= TIME_STEP:
+            if not seen and now - belief.seen >= TIME_STEP:
                 with contextlib.suppress(OSError):  # a full disk is no reason to serve nothing
-                    seen = msgspec.structs.replace(belief, seen=now.astimezone(UTC))
-                    write_atomically(self.folder / BELIEF, msgspec.json.encode(seen))
-            return bundle
-        return None
+                    later = msgspec.structs.replace(belief, seen=now.astimezone(UTC))
+                    write_atomically(self.folder / BELIEF, msgspec.json.encode(later))
+            seen = True
+            yield bundle
 
     def belief(self) -> Belief:
         """What the device believes: as written down, or else as the signed bundles on disk tell."""

@@ -26,6 +26,7 @@ from msgspec import Meta
 from sottovoce.client.combination import Showable
 from sottovoce.client.combination_posterior import Posterior, learned
 from sottovoce.client.creative import MAX_COMPONENTS, MAX_SLOTS, Parts
+from sottovoce.client.scorer import said
 
 DRAWS = 256
 TABLE_ROWS = MAX_SLOTS * MAX_COMPONENTS
@@ -112,7 +113,7 @@ def choose(
             return Choice(crid, (), "plain", "an approval does not hold at this time", 1.0, 0, draw)
         fit = _fitting(ready, languages)
     except Exception as error:  # an ad is always answered; whatever is wrong is named
-        return Choice(crid, (), "plain", f"{type(error).__name__}: {error}", 1.0, 0, draw)
+        return Choice(crid, (), "plain", said(error), 1.0, 0, draw)
     if not fit:
         return Choice(crid, (), "plain", "no combination is in a language of the page", 1.0, 0, draw)
     first = ready.combinations[fit[0]]
@@ -122,7 +123,7 @@ def choose(
             return Choice(crid, first, "first", f"draw {draw} is not in [0, 1)", 1.0, len(fit), draw)
         place = min(int(np.searchsorted(np.cumsum(chances), draw, side="right")), len(fit) - 1)
     except Exception as error:
-        return Choice(crid, first, "first", f"{type(error).__name__}: {error}", 1.0, len(fit), draw)
+        return Choice(crid, first, "first", said(error), 1.0, len(fit), draw)
     return Choice(crid, ready.combinations[fit[place]], "bandit", "", float(chances[place]), len(fit), draw)
 
 

@@ -10,12 +10,13 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from sottovoce.client.combination_choice import Choice as Combination
 from sottovoce.client.consent import Consent
 from sottovoce.client.reasons import Loss, NoBid
 from sottovoce.privacy.errors import DeviceError
 
 Mode = Literal["personalised", "contextual", "none"]
-Level = Literal["model", "rotation", "house", "none"]
+Level = Literal["model", "previous", "contextual", "rotation", "house", "none"]
 
 
 class Winner(msgspec.Struct, frozen=True):
@@ -143,15 +144,18 @@ class Decision(msgspec.Struct, frozen=True, dict=True):
         nbr_words: the same in words.
         mode: what was allowed to choose.
         mode_words: why.
-        fallback: `model` when the model chose; `rotation` when it failed and the ads took turns; `house` when nobody
-            who pays fitted; `none` without an ad.
-        fault: what was wrong with the model, empty when nothing was.
+        fallback: `model` when the model chose; `previous` when the last good one did; `contextual` when a table did,
+            by the page alone; `rotation` when the ads took turns; `house` when nobody who pays fitted; `none` without
+            an ad.
+        fault: why each step above `fallback` gave no answer, and what else went wrong; empty when nothing did.
         consent: the gates as they were given.
         draw: the random number that exploration was given.
         propensity: chance that this ad was chosen, over all draws; 1 without exploration, 0 without an ad.
         considered: the ads that exploration drew from, each with its chance; empty without exploration.
         reasons: how many ads lost by each code.
         used: what it was made from.
+        combination: of the winner's parts, with its probability given that this ad won: that of both is the product
+            with `propensity`. None where the ad is shown as the catalogue has it.
     """
 
     request: str
@@ -170,6 +174,7 @@ class Decision(msgspec.Struct, frozen=True, dict=True):
     considered: tuple[tuple[str, float], ...]
     reasons: dict[int, int]
     used: Used
+    combination: Combination | None = None
 
     def explained_by(self, workings: Workings) -> "Decision":
         """This decision, able to say more."""

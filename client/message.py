@@ -56,6 +56,7 @@ class Instruction:
         training: local steps.
         parameters: by name, float32.
         devices: indices at the node, int64.
+        schema_digest: of the features that the parameters were made for.
         max_participations: most rounds of this run that a device joins; None for no cap.
     """
 
@@ -66,6 +67,7 @@ class Instruction:
     training: LocalTraining
     parameters: FloatArrays
     devices: npt.NDArray[np.int64]
+    schema_digest: str
     max_participations: int | None = None
 
 
@@ -115,6 +117,7 @@ def instruction_record(instruction: Instruction) -> RecordDict:
                     "run_id": instruction.run_id,
                     "round": instruction.round,
                     "plan_hash": instruction.plan_hash,
+                    "schema_digest": instruction.schema_digest,
                     "clip_norm": instruction.clip_norm,
                     "steps": training.steps,
                     "learning_rate": training.learning_rate,
@@ -135,8 +138,10 @@ def read_instruction(record: RecordDict) -> Instruction:
             would count twice.
     """
     _exactly(record, "instruction", "cohort", "parameters")
-    types: dict[str, type] = {"run_id": str, "round": int, "plan_hash": str, "clip_norm": float}
-    fields = _config(record, "instruction", types | _TRAINING | {f"record_{name}": float for name in _RECORD})
+    types: dict[str, type] = {"run_id": str, "round": int, "plan_hash": str, "schema_digest": str}
+    fields = _config(
+        record, "instruction", types | {"clip_norm": float} | _TRAINING | {f"record_{name}": float for name in _RECORD}
+    )
     told = {name: fields[f"record_{name}"] for name in _RECORD}
     try:
         target = RecordTarget(**told) if any(told.values()) else None
@@ -163,6 +168,7 @@ def read_instruction(record: RecordDict) -> Instruction:
         training,
         parameters,
         cohort,
+        fields["schema_digest"],
         fields["max_participations"] or None,
     )
 

@@ -1,17 +1,13 @@
-"""The candidates of one request after scoring, as columns, and where other rules plug in.
+"""The candidates of one request after scoring, as columns: what each is worth, and what the ranking goes by."""
 
-Two rules may stand between scoring and sale: a value rule changes what the ranking goes by, or refuses; an explorer
-draws one of the best. Both are pure functions of what they are given.
-"""
-
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from sottovoce.client.columns import Codes, Ints, Places
+from sottovoce.client import auction
+from sottovoce.client.auction import MICRO
+from sottovoce.client.columns import Codes, Columns, Ints, Places
+from sottovoce.client.reasons import Loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +19,11 @@ class Offers:
         order: (N,) rank of each `crid`; ties fall to the smaller.
         seat: (N,) number of each advertiser.
         chances: (N, heads) probabilities in millionths.
-        value: (N,) what each is worth to its advertiser, micro-units per thousand impressions; no ad pays more.
-        worth: (N,) what the ranking and the floor go by, micro-units; the value, unless a value rule says otherwise.
+        value: (N,) what each is worth to its advertiser, micro-units per thousand impressions: what is held against the
+            floor, and the most that an ad pays.
+        term: (N,) what it is worth besides, to the person and the app; see `value.long_term`.
+        weight: (N,) factor of the person's edited interests, millionths.
+        worth: (N,) what the ranking goes by: `value` and `term`, weighed.
         codes: (N,) why a candidate is out of the auction; 0 for those in it.
     """
 
@@ -33,12 +32,10 @@ class Offers:
     seat: Ints
     chances: Ints
     value: Ints
+    term: Ints
+    weight: Ints
     worth: Ints
     codes: Codes
-
-    def taken(self, places: Places) -> "Offers":
-        """These candidates, in this order."""
-        return Offers(*(getattr(self, field.name)[places] for field in fields(self)))
 
     def ranked(self) -> Places:
         """Positions of those in the auction, best first."""
@@ -46,15 +43,36 @@ class Offers:
         return inside[np.lexsort((self.order[inside], -self.worth[inside]))]
 
 
-class Drawn(NamedTuple):
-    """The position that was drawn, and the exact chance that each had."""
+def offered(columns: Columns, candidates: Places, chances: Ints) -> Offers:
+    """What the candidates are worth by their campaigns' prices alone.
 
-    position: int
-    propensities: npt.NDArray[np.float64]
+    Args:
+        columns: of the catalogue.
+        candidates: (N,) positions in it.
+        chances: (N, heads) millionths.
+    """
+    campaign = columns.campaign[candidates]
+    value = auction.values(columns.price[campaign], columns.pricing[campaign], chances)
+    return Offers(
+        ads=candidates,
+        order=columns.order[candidates],
+        seat=columns.seat[campaign],
+        chances=chances,
+        value=value,
+        term=np.zeros(len(value), np.int64),
+        weight=np.full(len(value), MICRO, np.int64),
+        worth=value,
+        codes=np.where(value == auction.UNPRICED, Loss.UNPRICED, 0).astype(np.int16),
+    )
 
 
-ValueRule = Callable[[Offers], Offers]
-"""The same candidates with another `worth`, or with codes for those it refuses."""
+def weighed(amounts: Ints, weight: Ints) -> Ints:
+    """Amounts times a factor, rounded down.
 
-Explorer = Callable[[Offers, float], Drawn]
-"""Draws from the best candidates, best first, all of which reach the floor, by a number in [0, 1)."""
+    Args:
+        amounts: (N,) at most 1e16 either way.
+        weight: (N,) millionths, at most 100 MICRO.
+    """
+    # The product would not fit into 64 bits, so the whole and the rest are multiplied apart.
+    whole, rest = np.divmod(amounts, MICRO)
+    return np.asarray(whole * weight + rest * weight // MICRO)

@@ -1,64 +1,55 @@
 """The picker: one request in, one answer out, always.
 
-consent -> pace -> eligibility -> caps -> features -> score -> value -> auction -> exploration -> decision. When the
-model fails, the ads that passed take turns; when nobody who pays fits, the house ads do; when none passed there is no
-ad. A broken model, an empty catalogue or a log full of nonsense never raises.
+consent -> pace -> eligibility -> caps -> creatives -> features -> score -> value -> ranking -> exploration -> price.
+Who scores is a matter of the ladder (`client.ladder`): the model, the one before it, a table of pages; without any of
+them the ads that passed take turns. When nobody who pays fits, the house ads do; when none passed there is no ad.
 
-A choice is a function of request, log, consent, controls, catalogue, model, policy, moment and one random number, which
-only exploration reads: the same again gives the same decision.
+Nothing an argument of the right type holds, and nothing a model does, raises: see `Picker.pick`. What cannot be checked
+is not shown, because a cap that could not be read is no cap.
+
+A choice is a function of request, log, consent, controls, catalogue, models, policy, moment, what was learnt and one
+random number, which only exploration and the choice of parts read: the same again gives the same decision. With a clock
+it is also one of how fast the models were, lately.
 """
 
-from dataclasses import replace
+from collections.abc import Mapping
 from datetime import datetime
-from typing import NamedTuple
 
 import numpy as np
 
 from sottovoce.client import auction
-from sottovoce.client.auction import MICRO, millionths
+from sottovoce.client.auction import millionths
 from sottovoce.client.catalogue import Catalogue
+from sottovoce.client.choice import Asking, Choice, decided, in_rotation
 from sottovoce.client.columns import Codes, Places, columns
+from sottovoce.client.combination import Showable
+from sottovoce.client.combination_posterior import Posterior as PartsPosterior
 from sottovoce.client.consent import Consent
 from sottovoce.client.controls import Controls, visible
-from sottovoce.client.decision import Decision, Level, Mode, Used, Winner
+from sottovoce.client.decision import Decision, Used
 from sottovoce.client.events import EventLog, micros
-from sottovoce.client.features import Encoder, Inputs
+from sottovoce.client.features import Inputs
+from sottovoce.client.ladder import Clock, Ladder, Ranker, Step, steps
 from sottovoce.client.limits import Limits
-from sottovoce.client.offers import Explorer, Offers, ValueRule
+from sottovoce.client.offers import offered
 from sottovoce.client.pace import held_back
-from sottovoce.client.personal_scorer import PersonalLayer
 from sottovoce.client.policy import PickerPolicy
+from sottovoce.client.posterior import Posterior
+from sottovoce.client.ranking import Ranking
 from sottovoce.client.reasons import Loss, NoBid
 from sottovoce.client.request import Request
 from sottovoce.client.rotation import in_turn
-from sottovoce.client.sale import offered, sold
-from sottovoce.client.scorer import Scorer, ask
+from sottovoce.client.sale import sold
+from sottovoce.client.scorer import Scorer, ask, said
 from sottovoce.client.screening import screened
 from sottovoce.client.serving import serving
+from sottovoce.client.showing import Showing
 from sottovoce.client.situation import NOTHING_SET, Situation
-from sottovoce.client.taxonomy import named
-from sottovoce.client.workings import Asked, PickWorkings
+from sottovoce.client.workings import Asked
 from sottovoce.models.schema import FeatureSchema
-from sottovoce.privacy.errors import DeviceError
 
 _NO_EVENTS = EventLog()
-
-
-class Choice(NamedTuple):
-    """What a step of the ladder came to: see `Decision`; `codes` are those of the whole catalogue."""
-
-    fallback: Level
-    winner: int | None
-    codes: Codes | None
-    nbr: NoBid | None = None
-    offers: Offers | None = None
-    row: int | None = None
-    price: int | None = None
-    turn: tuple[int, ...] = ()
-    asked: Asked | None = None
-    fault: str = ""
-    propensity: float = 1.0
-    considered: tuple[tuple[str, float], ...] = ()
+_SHIPPED = PartsPosterior()
 
 
 class Picker:
@@ -66,13 +57,16 @@ class Picker:
 
     Args:
         schema: of the model; its device features are read from the request too, and dropped unless personalised.
-        scorer: the model; None when no bundle can be trusted, and the ads take turns.
+        scorer: the model; None when no bundle can be trusted.
         catalogue: all ads; turned into columns and encoded once, here.
         personal_variance: of the personal layer, as the bundle's manifest says; 0 for none.
         policy: of the app.
         model: what to call the model in decisions.
-        value_rule: changes what the ranking goes by; None for the plain value.
-        explorer: draws from the best; None for the best.
+        previous: the last good bundle's model, asked when the first one fails.
+        page: asked when both fail, by `client.page_scorer`: scores from the page alone, for ads encoded by `schema`.
+        creatives: what may be shown of creatives that have combinations, by `crid`.
+        shipped: beliefs about their parts that came with the catalogue.
+        clock: rising nanoseconds, such as `time.monotonic_ns`; None times nothing, see `client.ladder`.
     """
 
     def __init__(
@@ -83,20 +77,22 @@ class Picker:
         personal_variance: float = 0.0,
         policy: PickerPolicy | None = None,
         model: str = "",
-        value_rule: ValueRule | None = None,
-        explorer: Explorer | None = None,
+        *,
+        previous: Ranker | None = None,
+        page: Scorer | None = None,
+        creatives: Mapping[str, Showable] | None = None,
+        shipped: PartsPosterior = _SHIPPED,
+        clock: Clock | None = None,
     ) -> None:
-        self._scorer = scorer
         self._catalogue = catalogue
         self._policy = policy or PickerPolicy()
-        self._model = model
-        self._value_rule, self._explorer = value_rule, explorer
         self._columns = columns(catalogue)
-        self._limits = Limits(catalogue, self._columns, self._policy.cool_downs)
-        self._encoder = Encoder(schema, catalogue)
-        self._personal: PersonalLayer | None = None
-        if scorer is not None and personal_variance:
-            self._personal = PersonalLayer(self._encoder, scorer, personal_variance)
+        self._start_limits()
+        self._ranking = Ranking(catalogue, self._columns, self._policy)
+        self._showing = Showing(catalogue, creatives or {}, shipped)
+        newest = Ranker(schema, scorer, personal_variance, model)
+        self._ladder = Ladder(steps(catalogue, newest, previous, page), self._policy.deadline_ms, clock)
+        self._digest, self._model = catalogue.digest, model if scorer else ""
         self._kept: tuple[EventLog, Controls, EventLog] = _NO_EVENTS, NOTHING_SET, _NO_EVENTS
 
     def pick(
@@ -107,6 +103,8 @@ class Picker:
         now: datetime,
         controls: Controls | None = None,
         draw: float = 0.0,
+        posterior: Posterior | None = None,
+        parts: PartsPosterior | None = None,
     ) -> Decision:
         """The answer to a request.
 
@@ -116,7 +114,10 @@ class Picker:
             consent: `Consent()` when it could not be read.
             now: with a time zone, the device's own: day-parts and quiet hours are read in it.
             controls: what the person decided; None for nothing.
-            draw: a fresh uniform random number in [0, 1), the only randomness; without exploration nothing reads it.
+            draw: a fresh uniform random number in [0, 1), the only randomness; without exploration and without
+                combinations nothing reads it.
+            posterior: what was learnt of this person's taste; not read unless personalised.
+            parts: what was learnt of parts of creatives; not read unless personalised.
 
         Raises:
             ValueError: `now` has no time zone, or `draw` is out of range.
@@ -125,41 +126,54 @@ class Picker:
             raise ValueError(f"{now} has no time zone")
         if not 0 <= draw < 1:
             raise ValueError(f"draw must lie in [0, 1), got {draw}")
-        controls = controls or NOTHING_SET
+        begun, controls = self._ladder.begun(), controls or NOTHING_SET
         mode, why = serving(request, consent, controls)
-        at = self._situation(request, now, mode, controls)
-        if mode == "none":
-            choice = Choice("none", None, None, NoBid.NOT_ALLOWED)
-        else:
-            self._limits.follow(log)
-            held = held_back(self._policy.pace(request.place.ext.kind), self._limits.shown, now)
-            choice = self._choose(at, log, draw) if held is None else Choice("none", None, None, held)
-        return self._decision(at, log, consent, mode, why, choice, draw)
+        cattax, mrating = self._catalogue.cattax, self._policy.mrating
+        at = Situation(request, now, mode == "personalised", self._catalogue.cur, cattax, controls, mrating)
+        asking = Asking(at, log, consent, mode, why, draw, posterior, parts, begun)
+        try:
+            return self._decision(asking, self._answer(asking))
+        except Exception as error:
+            self._start_limits()
+            return self._decision(
+                asking, Choice("none", None, None, NoBid.NOT_CHECKED, faults=(f"rules: {said(error)}",))
+            )
 
-    def _situation(self, request: Request, now: datetime, mode: Mode, controls: Controls) -> Situation:
-        catalogue, personalised = self._catalogue, mode == "personalised"
-        return Situation(request, now, personalised, catalogue.cur, catalogue.cattax, controls, self._policy.mrating)
+    def _start_limits(self) -> None:
+        """Count limits afresh; whatever broke off in the middle of it must not leave half a count."""
+        self._limits = Limits(self._catalogue, self._columns, self._policy.cool_downs)
 
-    def _choose(self, at: Situation, log: EventLog, draw: float) -> Choice:
-        """The model's choice, a turn of the rotation when the model fails, or a house ad."""
-        codes = screened(self._catalogue, self._columns, at)
+    def _answer(self, asking: Asking) -> Choice:
+        if asking.mode == "none":
+            return Choice("none", None, None, NoBid.NOT_ALLOWED)
+        self._limits.follow(asking.log)
+        kind = asking.at.request.place.ext.kind
+        held = held_back(self._policy.pace(kind), self._limits.shown, asking.at.now)
+        return self._choose(asking) if held is None else Choice("none", None, None, held)
+
+    def _choose(self, asking: Asking) -> Choice:
+        """The choice of the ladder among the ads that may be shown, or a house ad."""
+        codes = screened(self._catalogue, self._columns, asking.at)
         passed = np.flatnonzero(codes == 0)
-        codes[passed] = self._limits.codes(passed, micros(at.now))
+        codes[passed] = self._limits.codes(passed, micros(asking.at.now))
         fit = passed[codes[passed] == 0]
+        self._showing.refuse(codes, asking.at)
+        fit = fit[codes[fit] == 0]
         unpaid = self._columns.price[self._columns.campaign[fit]] == 0
         codes[fit[unpaid]] = Loss.UNPAID
         candidates, house = fit[~unpaid], fit[unpaid]
         if len(candidates):
-            choice = self._by_model(at, log, codes, candidates, draw)
+            choice = self._by_ladder(asking, codes, candidates)
         elif len(passed):
             choice = Choice("none", None, codes, NoBid.ALL_CAPPED)
         else:
             empty = not self._catalogue.ads
             choice = Choice("none", None, codes, NoBid.EMPTY_CATALOGUE if empty else NoBid.NO_CANDIDATE)
         if choice.winner is None and len(house):
-            first = in_turn(self._catalogue, house.tolist(), log, 0.0)[0][0]
+            codes = codes if choice.codes is None else choice.codes
+            first = in_turn(self._catalogue, house.tolist(), asking.log, 0.0)[0][0]
             codes[first] = 0
-            choice = choice._replace(fallback="house", winner=first, nbr=None)
+            choice = choice._replace(fallback="house", winner=first, nbr=None, codes=codes, rest=asking.draw)
         return choice
 
     def _seen(self, log: EventLog, controls: Controls) -> EventLog:
@@ -168,112 +182,63 @@ class Picker:
             self._kept = log, controls, visible(controls, log, self._catalogue)
         return self._kept[2]
 
-    def _by_model(self, at: Situation, log: EventLog, codes: Codes, candidates: Places, draw: float) -> Choice:
-        try:
-            if self._scorer is None:
-                raise DeviceError("there is no model", "install a bundle")
-            seen = self._seen(log, at.controls) if at.personalised else _NO_EVENTS
-            events, outcomes, past = self._encoder.history(seen)
-            context = self._encoder.context(at.request, at.personalised)
-            inputs = Inputs(context, events, outcomes, self._encoder.ads(candidates))
-            layer = self._personal if at.personalised else None
-            scorer = layer.over(at.request, seen) if layer else self._scorer
-            scores = ask(scorer, context, events, outcomes, inputs.ad, self._encoder.like[candidates])
-            offers = offered(self._columns, candidates, auction.grid(scores))
-            # Here a rule about value may change what the ranking goes by; the explorer comes in at the sale.
-            offers = self._value_rule(offers) if self._value_rule else offers
-            return self._sale(at, codes, offers, Asked(scorer, self._encoder, inputs, past), draw)
-        except DeviceError as error:
-            return self._rotation(at, log, codes, candidates)._replace(fault=error.what)
+    def _by_ladder(self, asking: Asking, codes: Codes, candidates: Places) -> Choice:
+        """The choice of the first model that answers; a turn of the rotation when none does."""
+        _, choice, faults = self._ladder.climb(
+            asking.begun, lambda step: self._by_model(step, asking, codes.copy(), candidates)
+        )
+        if choice is None:
+            floor = asking.at.request.place.bidfloor
+            choice = in_rotation(self._catalogue, candidates, asking.log, floor, codes)._replace(rest=asking.draw)
+        return choice._replace(faults=(*faults, *choice.faults))
 
-    def _sale(self, at: Situation, codes: Codes, offers: Offers, asked: Asked, draw: float) -> Choice:
-        """What the auction of the candidates comes to."""
-        sale = sold(offers, millionths(at.request.place.bidfloor), at.request.at, self._explorer, draw)
+    def _by_model(self, step: Step, asking: Asking, codes: Codes, candidates: Places) -> Choice:
+        """What one model makes of the candidates."""
+        at, encoder = asking.at, step.encoder
+        personal = at.personalised and step.level != "contextual"
+        seen = self._seen(asking.log, at.controls) if personal else _NO_EVENTS
+        events, outcomes, past = encoder.history(seen)
+        context = encoder.context(at.request, personal)
+        inputs = Inputs(context, events, outcomes, encoder.ads(candidates))
+        scorer = step.layer.over(at.request, seen) if step.layer and personal else step.scorer
+        scores = ask(scorer, context, events, outcomes, inputs.ad, encoder.like[candidates])
+        offers = offered(self._columns, candidates, auction.grid(scores))
+        offers = self._ranking.ranked(offers, seen, at.controls, at.now)
+        taste, rule = asking.posterior if personal else None, self._policy.exploration
+        sale = sold(
+            offers,
+            millionths(at.request.place.bidfloor),
+            at.request.at,
+            rule,
+            lambda rows: self._ranking.candidates(offers, rows, taste),
+            asking.draw,
+        )
         codes[offers.ads] = sale.codes
+        asked = Asked(scorer, encoder, inputs, past, sale.row)
         if sale.row is None:
-            some = (offers.codes == 0).any()
-            nbr = NoBid.NONE_REACHED_FLOOR if some else NoBid.NO_CANDIDATE
-            return Choice("none", None, codes, nbr, offers, asked=asked)
+            nbr = NoBid.NONE_REACHED_FLOOR if (offers.codes == 0).any() else NoBid.NO_CANDIDATE
+            return Choice("none", None, codes, nbr, offers, asked=asked, model=step.name)
         ads = self._catalogue.ads
         return Choice(
-            "model",
+            step.level,
             int(offers.ads[sale.row]),
             codes,
             offers=offers,
             row=sale.row,
             price=sale.price,
-            asked=replace(asked, row=sale.row),
+            asked=asked,
+            faults=(f"exploration: {sale.fault}",) if sale.fault else (),
             propensity=sale.propensity,
             considered=tuple((ads[offers.ads[row]].crid, chance) for row, chance in sale.considered),
+            rest=sale.rest,
+            model=step.name,
         )
 
-    def _rotation(self, at: Situation, log: EventLog, codes: Codes, candidates: Places) -> Choice:
-        """The next ad in turn; it is charged what its campaign offers."""
-        able, unable = in_turn(self._catalogue, candidates.tolist(), log, at.request.place.bidfloor)
-        codes[able] = Loss.NOT_ITS_TURN
-        codes[unable] = Loss.UNPRICED
-        if not able:
-            return Choice("none", None, codes, NoBid.NONE_REACHED_FLOOR, turn=tuple(unable))
-        codes[able[0]] = 0
-        return Choice("rotation", able[0], codes, turn=(*able[1:], *unable))
-
-    def _winner(self, choice: Choice) -> Winner | None:
-        if choice.winner is None:
-            return None
-        ad = self._catalogue.ads[choice.winner]
-        campaign = self._catalogue.campaign[ad.cid]
-        chances: tuple[float, ...] = ()
-        charge, value = millionths(campaign.price), None
-        if choice.offers is not None and choice.row is not None and choice.price is not None:
-            chances = tuple(chance / MICRO for chance in choice.offers.chances[choice.row].tolist())
-            charge = auction.charge(campaign, choice.price, chances)
-            value = int(choice.offers.value[choice.row])
-        return Winner(
-            crid=ad.crid,
-            cid=ad.cid,
-            seat=campaign.seat,
-            adomain=campaign.adomain,
-            sponsored=ad.sponsored,
-            category=named(campaign.cat[0], self._catalogue.cattax) if campaign.cat else "",
-            pricing=campaign.pricing,
-            price=None if choice.price is None else choice.price / MICRO,
-            charge=charge / MICRO,
-            value=None if value is None else value / MICRO,
-            scores=chances,
-        )
-
-    def _decision(
-        self, at: Situation, log: EventLog, consent: Consent, mode: Mode, why: str, choice: Choice, draw: float
-    ) -> Decision:
-        counts = np.bincount(choice.codes) if choice.codes is not None else np.zeros(0, np.int64)
-        decision = Decision(
-            request=at.request.id,
-            now=at.now,
-            cur=self._catalogue.cur,
-            winner=self._winner(choice),
-            nbr=choice.nbr,
-            nbr_words=choice.nbr.words if choice.nbr else "",
-            mode=mode,
-            mode_words=why,
-            fallback=choice.fallback,
-            fault=choice.fault,
-            consent=consent,
-            draw=draw,
-            propensity=0.0 if choice.winner is None else choice.propensity,
-            considered=choice.considered,
-            reasons={int(code): int(counts[code]) for code in np.flatnonzero(counts) if code},
-            used=Used(self._catalogue.digest, self._model if self._scorer else "", len(log.events)),
-        )
-        return decision.explained_by(
-            PickWorkings(
-                catalogue=self._catalogue,
-                at=at,
-                log=log,
-                cool_downs=self._policy.cool_downs,
-                codes=choice.codes,
-                winner=choice.winner,
-                offers=choice.offers,
-                turn=choice.turn,
-                asked=choice.asked,
-            )
-        )
+    def _decision(self, asking: Asking, choice: Choice) -> Decision:
+        """The choice with the parts that are shown, ready to say more."""
+        parts = None
+        if choice.winner is not None:
+            crid = self._catalogue.ads[choice.winner].crid
+            parts = self._showing.chosen(crid, asking.at, asking.parts, choice.rest)
+        used = Used(self._digest, choice.model or self._model, len(asking.log.events))
+        return decided(asking, choice, self._catalogue, self._policy.cool_downs, used, parts)

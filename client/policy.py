@@ -1,4 +1,4 @@
-"""What an app sets about its ads once, for every request: quiet hours, how often, cool-downs, age rating.
+"""What an app sets about its ads once, for every request: how often, what counts, what is tried out, how long it takes.
 
 Everything else that differs from request to request stands in the request, and what differs from campaign to campaign
 in the catalogue.
@@ -11,6 +11,9 @@ import msgspec
 from msgspec import Meta
 
 from sottovoce.client.catalogue import LONGEST_WINDOW_S
+from sottovoce.client.controls import InterestWeights
+from sottovoce.client.exploration import Exploration
+from sottovoce.client.value import QualityRule
 
 HOUR_S = 3_600
 
@@ -71,12 +74,20 @@ class PickerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         cool_downs: a dismissed creative rests for 48 hours, unless set otherwise.
         mrating: highest media rating that the app shows anywhere (AdCOM: 1 all audiences, 2 over 12, 3 mature); an ad
             without a rating is refused below 3.
+        exploration: how much is tried out; nothing, unless set.
+        quality: what counts besides money; nothing, unless set.
+        interests: how much an interest that the person edited weighs.
+        deadline_ms: time for one answer, as the ladder divides it; see `client.ladder`.
     """
 
     page: Pace = Pace()
     notification: Pace = Pace(2, 20, 60, QuietHours(21 * 60, 6 * 60))
     cool_downs: Annotated[tuple[CoolDown, ...], Meta(max_length=8)] = (CoolDown("dismiss", "creative"),)
     mrating: Annotated[int, Meta(ge=1, le=3)] = 3
+    exploration: Exploration = Exploration()
+    quality: QualityRule = QualityRule()
+    interests: InterestWeights = InterestWeights()
+    deadline_ms: Annotated[int, Meta(ge=1, le=500)] = 50
 
     def pace(self, kind: PlaceKind) -> Pace:
         """The limits for a kind of place."""

@@ -20,6 +20,8 @@ _SIGNATURE = "rank_"
 _CALL = 16
 """A call by itself takes about as long as scoring so many candidates."""
 
+LONGEST_FAULT = 200
+"""Characters that are kept of what an exception says."""
 _RELEASE = "load the last bundle that worked"
 
 
@@ -39,6 +41,15 @@ class Scorer(Protocol):
             DeviceError: the model cannot score these inputs.
         """
         ...
+
+
+def said(error: Exception) -> str:
+    """What an exception says, shortened; its type where it cannot say anything."""
+    try:
+        told = error.what if isinstance(error, DeviceError) else f"{type(error).__name__}: {error}"
+        return str(told)[:LONGEST_FAULT]
+    except Exception:
+        return type(error).__name__
 
 
 def request_scorer(scorer: Scorer) -> RequestScorer:
@@ -94,7 +105,7 @@ def ask(
     except DeviceError:
         raise
     except Exception as error:
-        raise DeviceError(f"the model failed: {type(error).__name__}: {error}", _RELEASE) from error
+        raise DeviceError(f"the model failed: {said(error)}", _RELEASE) from error
     return checked(scores, len(distinct))[place]
 
 

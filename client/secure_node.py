@@ -43,7 +43,15 @@ def told_to_all(instruction: Instruction) -> bytes:
     Source: Pasquini, Francati, Ateniese 2022, arXiv:2111.07380.
     """
     one = instruction
-    facts = (one.run_id, one.round, one.plan_hash, one.clip_norm, one.training, one.max_participations)
+    facts = (
+        one.run_id,
+        one.round,
+        one.plan_hash,
+        one.clip_norm,
+        one.training,
+        one.schema_digest,
+        one.max_participations,
+    )
     told = hashlib.sha256(msgspec.msgpack.encode(facts))
     for name in sorted(one.parameters):
         value = np.ascontiguousarray(one.parameters[name], "<f4")

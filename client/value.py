@@ -14,7 +14,7 @@ Amounts are whole micro-units and chances millionths, each term rounded down, so
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Final
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -22,16 +22,11 @@ import numpy.typing as npt
 from msgspec import Meta
 
 from sottovoce.client.auction import INCREMENT, MICRO, millionths
+from sottovoce.client.reasons import Loss
 
 Whole = npt.NDArray[np.int64]
 Amount = Annotated[float, Meta(ge=0, le=1000)]
 Chance = Annotated[float, Meta(ge=0, le=1)]
-
-LOW_QUALITY: Final = 530
-"""Loss code: too few of its clicks come to anything."""
-
-NOT_WORTH_SHOWING: Final = 531
-"""Loss code: it would cost the person more than it earns."""
 
 MOST_REPEATS = 1000
 """Impressions of one campaign just now; more count as that many."""
@@ -122,9 +117,9 @@ def refused(rule: QualityRule, chances: Whole, values: Whole, terms: Whole) -> W
         values: (n,) of the auction.
         terms: (n,) from `long_term`.
     """
-    codes = np.where(values + terms < 0, NOT_WORTH_SHOWING, 0).astype(np.int64)
+    codes = np.where(values + terms < 0, Loss.NOT_WORTH_SHOWING, 0).astype(np.int64)
     if chances.shape[1] > 1:
-        codes[chances[:, 1] < millionths(rule.least_quality)] = LOW_QUALITY
+        codes[chances[:, 1] < millionths(rule.least_quality)] = Loss.LOW_QUALITY
     return codes
 
 

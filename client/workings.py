@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from msgspec.structs import replace
+
 from sottovoce.client.auction import MICRO
 from sottovoce.client.caps import Counts
 from sottovoce.client.catalogue import Catalogue
@@ -80,8 +82,11 @@ class PickWorkings:
                 yield Loser(crid, reason, reason.words, "auction", detail, int(offers.value[row]) / MICRO, chances)
         for row in (offers.codes != 0).nonzero()[0]:
             place = int(offers.ads[row])
-            if place != self.winner:
-                yield self._lost(place)
+            lost = self._lost(place)
+            if lost.reason in (Loss.LOW_QUALITY, Loss.NOT_WORTH_SHOWING):
+                chances = tuple(chance / MICRO for chance in offers.chances[row].tolist())
+                lost = replace(lost, value=int(offers.value[row]) / MICRO, scores=chances)
+            yield lost
 
     def _lost(self, place: int) -> Loser:
         ad = self.catalogue.ads[place]
@@ -95,9 +100,11 @@ class PickWorkings:
             found = Refusal(reason, "rotation", "there is a floor, and without the model no value")
         elif reason is Loss.UNPRICED:
             found = Refusal(reason, "auction", f"{campaign.pricing} needs a model with a conversion head")
+        elif reason in (Loss.LOW_QUALITY, Loss.NOT_WORTH_SHOWING):
+            found = Refusal(reason, "quality", "by what the app sets")
         else:
             told = refusal(ad, campaign, self.at) or self._counts.refusal(ad, campaign)
-            found = told or Refusal(reason, "value", "")
+            found = told if told and told.reason is reason else Refusal(reason, "creative", "what may be shown of it")
         return Loser(ad.crid, reason, reason.words, found.rule, found.detail)
 
     @cached_property

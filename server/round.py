@@ -1,14 +1,15 @@
 """The round loop: pay, draw, ask, add up, release, keep.
 
 Flower carries the messages; everything that decides what is released is here and in `optimizer`. Errors, silence and
-unusable replies are ordinary: they count as zero, the noise and the denominator stay as planned, and the round closes.
+unusable replies are ordinary: they count as zero, the noise and the denominator stay as planned, and the round closes
+by its deadline.
 """
 
 import hashlib
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -19,17 +20,19 @@ from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from sottovoce.client.fleet import LocalTraining
-from sottovoce.client.message import FloatArrays, Instruction, instruction_record, read_reply
+from sottovoce.client.message import FloatArrays, Instruction, Reply, instruction_record, read_reply
 from sottovoce.privacy.entropy import Entropy
-from sottovoce.privacy.errors import AggregationError, BudgetError, ConfigError, UpdateError
+from sottovoce.privacy.errors import BudgetError, ConfigError, UpdateError
 from sottovoce.privacy.events import NoiseKind
 from sottovoce.privacy.ledger import Realised, Reservation
 from sottovoce.privacy.plan import MechanismPlan
 from sottovoce.server import checkpoint
-from sottovoce.server.cohort import Population, enrol, replies
+from sottovoce.server.cohort import Population, enrol, replies, stragglers
+from sottovoce.server.collecting import WAIT_FOR_ALL, Collecting
+from sottovoce.server.observer import RoundObserver, Stopwatch, Traffic, Unobserved, carried
 from sottovoce.server.optimizer import PrivateStep
 from sottovoce.server.participation import Participation
-from sottovoce.server.secure_collect import SecureAggregation, collect_securely
+from sottovoce.server.secure_collect import SecureAggregation, Wire, collect_securely
 
 
 class Purse(Protocol):
@@ -54,6 +57,9 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
         capped: devices drawn that had reached their cap and were not asked.
         dropped: one line for each unusable reply.
         seconds: wall time.
+        silent: nodes that had not answered at all when the round closed.
+        late: replies to the round before that came after it had closed; they are in no round.
+        skipped: fewer devices answered than `Collecting.minimum`: the round is paid for, nothing was released.
     """
 
     round: int
@@ -62,6 +68,9 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
     capped: int = 0
     dropped: tuple[str, ...]
     seconds: float
+    silent: int = 0
+    late: int = 0
+    skipped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +88,15 @@ class Coordinator:
         schema_digest: for checkpoints.
         folder: for checkpoints.
         participation: how often each device was asked.
-        deadline_s: longest a round waits for replies.
+        collecting: when a round closes.
         clock: seconds, monotonic.
+        sleep: waits for so many seconds.
+        unanswered: ids of messages of the last round that nobody had answered when it closed.
+        observer: is told what happens.
         secure: takes sums without seeing their parts, whose noise the nodes add; None for sums in clear.
+
+    Raises:
+        ConfigError: the plan's epsilon does not cover how rounds close.
     """
 
     grid: Grid
@@ -94,9 +109,18 @@ class Coordinator:
     schema_digest: str
     folder: Path
     participation: Participation
-    deadline_s: float = 600.0
+    collecting: Collecting = WAIT_FOR_ALL
     clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], object] = time.sleep
+    observer: RoundObserver = field(default_factory=Unobserved)
+    unanswered: set[str] = field(default_factory=set)
     secure: SecureAggregation | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what the plan does not cover, before anything is paid for."""
+        self.collecting.require(self.plan)
+        if self.secure is not None:
+            self.secure.require(self.plan, self.collecting)
 
     def run(self, after: int, on_round: Callable[[RoundRecord], None]) -> str | None:
         """All rounds after round `after`.
@@ -112,7 +136,9 @@ class Coordinator:
         Raises:
             ConfigError: the plan was made for another population than the one enrolled.
         """
-        population = enrol(self.grid, self.deadline_s)
+        population = enrol(self.grid, self.collecting.deadline_s, clock=self.clock, sleep=self.sleep)
+        unread = len(set(self.grid.get_node_ids()) - set(population.nodes))
+        self.observer.enrolled(len(population.nodes), population.devices, unread)
         if population.devices != self.plan.population:
             raise ConfigError(
                 f"{population.devices} devices enrolled, the plan is for {self.plan.population}",
@@ -122,6 +148,7 @@ class Coordinator:
             try:
                 record = self.round(number, population)
             except BudgetError as error:
+                self.observer.skipped(number, error.what)
                 if number == after + 1 and not after:
                     raise
                 return f"round {number} of {self.plan.rounds} was not run: {error.what}"
@@ -130,12 +157,20 @@ class Coordinator:
 
     def round(self, number: int, population: Population) -> RoundRecord:
         """One round; raises BudgetError, with nothing asked of anybody, when it cannot be paid for."""
-        began = self.clock()
-        reservation = self.budget.reserve(self.plan, self.run_id, number, self._noise_kind)
-        cohort = self.plan.sampler().draw(self.entropy.generator("cohort", number))
-        joining = self.participation.admit(cohort)
-        total, answered, dropped, noisy = self._collect(number, population, joining)
-        self.step.step(total, reservation, None if noisy else self.entropy.generator("noise", number))
+        began, watch = self.clock(), Stopwatch(self.clock)
+        self.observer.opened(number)
+        with watch.phase("pay"):
+            reservation = self.budget.reserve(self.plan, self.run_id, number, self._noise_kind)
+        with watch.phase("draw"):
+            cohort = self.plan.sampler().draw(self.entropy.generator("cohort", number))
+            joining = self.participation.admit(cohort)
+        with watch.phase("ask"):
+            late = stragglers(self.grid, self.unanswered)
+            total, answered, dropped, noisy = self._collect(number, population, joining)
+        skipped = answered < self.collecting.minimum
+        if not skipped:
+            with watch.phase("release"):
+                self.step.step(total, reservation, None if noisy else self.entropy.generator("noise", number))
         facts = checkpoint.Facts(
             run_id=self.run_id,
             round=number,
@@ -144,7 +179,8 @@ class Coordinator:
             ledger_length=reservation.seq,
             ledger_hash=reservation.hash,
         )
-        data = checkpoint.write(self.folder, self.step.state(), facts)
+        with watch.phase("keep"):
+            data = checkpoint.write(self.folder, self.step.state(), facts)
         realised = Realised(
             population=population.devices,
             cohort=len(cohort),
@@ -152,7 +188,12 @@ class Coordinator:
             busiest=self.participation.busiest,
             salt=secrets.token_hex(16),
         )
-        self.budget.commit(reservation, hashlib.sha256(data).hexdigest(), realised)
+        with watch.phase("keep"):
+            self.budget.commit(reservation, hashlib.sha256(data).hexdigest(), realised)
+        if skipped:
+            self.observer.skipped(number, "fewer devices answered than collect.minimum asks for")
+        else:
+            self.observer.released(number, watch.seconds, reservation.seq)
         return RoundRecord(
             round=number,
             cohort=len(cohort),
@@ -160,6 +201,9 @@ class Coordinator:
             capped=len(cohort) - len(joining),
             dropped=tuple(dropped),
             seconds=self.clock() - began,
+            silent=len(self.unanswered),
+            late=late,
+            skipped=skipped,
         )
 
     @property
@@ -184,33 +228,55 @@ class Coordinator:
                 self.training,
                 parameters,
                 devices,
+                self.schema_digest,
                 self.plan.max_participations,
             )
             for node, devices in population.split(cohort, everybody=self.secure is not None)
         }
         total = {name: np.zeros(value.shape) for name, value in parameters.items()}
         if self.secure is not None:
-            try:
-                got = collect_securely(self.secure, self.grid, self.deadline_s, self.plan, population, asked)
-            except AggregationError as error:
-                return total, 0, [error.what], False
-            return got.total, got.answered, got.dropped, True
+            wire = Wire(self.grid, self.collecting.deadline_s, self.clock, self.sleep, self.unanswered)
+            got = collect_securely(self.secure, wire, self.plan, population, asked)
+            self.observer.answered(number, wire.traffic)
+            return got.total or total, got.answered, got.dropped, got.total is not None
         messages = [
             Message(instruction_record(instruction), node, MessageType.TRAIN, group_id=str(number))
             for node, instruction in asked.items()
         ]
-        usable, dropped = {}, []
-        for message in replies(self.grid, messages, self.deadline_s) if messages else ():
+        usable: dict[int, Reply] = {}
+        dropped: list[str] = []
+        traffic = Traffic(sent=sum(map(carried, messages)))
+        answers = replies(
+            self.grid,
+            messages,
+            self.collecting.deadline_s,
+            traffic.failed,
+            clock=self.clock,
+            sleep=self.sleep,
+            unanswered=self.unanswered,
+        )
+        answered = 0
+        for message in answers if messages else ():
+            traffic.received += carried(message)
             node = message.metadata.src_node_id
             if node not in asked or node in usable:
                 dropped.append(f"node {node}: not asked, or answered twice")
+                traffic.replies["duplicate"] += 1
                 continue
             try:
                 usable[node] = read_reply(message.content, asked[node])
+                traffic.replies["used"] += 1
             except UpdateError as error:
                 dropped.append(f"node {node}: {error.what}")
+                traffic.replies["malformed"] += 1
+                continue
+            answered += usable[node].devices
+            if 0 < self.collecting.goal <= answered:
+                break
+        traffic.settle(len(messages))
+        self.observer.answered(number, traffic)
         for node in population.nodes:
             if node in usable:
                 for name, value in usable[node].total.items():
                     total[name] += value
-        return total, sum(reply.devices for reply in usable.values()), dropped, False
+        return total, answered, dropped, False

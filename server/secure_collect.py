@@ -5,8 +5,9 @@ who see who their neighbours are, do not learn who was drawn.
 """
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +15,20 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from sottovoce.client.message import Instruction, instruction_record
+from sottovoce.client.secure_messages import KEYS, MASKED, SHARES, UNMASK
 from sottovoce.client.secure_node import told_to_all
 from sottovoce.client.secure_sum import Registry
+from sottovoce.privacy.errors import AggregationError, ConfigError, UpdateError
 from sottovoce.privacy.plan import MechanismPlan
 from sottovoce.server.cohort import Population, replies
+from sottovoce.server.collecting import Collecting
+from sottovoce.server.observer import Traffic, carried
 from sottovoce.server.secure_session import open_session
 from sottovoce.server.secure_sum import secure_sum
+
+BY = {KEYS: 0.125, SHARES: 0.25, MASKED: 0.875, UNMASK: 1.0}
+"""By which part of the deadline each question is closed: training gets most of it, and what one does not use is left to
+those after it. One silent node would otherwise use up the time of all that follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,26 +43,96 @@ class SecureAggregation:
     registry: Registry
     dropout: float
 
+    def require(self, plan: MechanismPlan, collecting: Collecting) -> None:
+        """Refuse a run that secure sums do not fit.
+
+        Truncated cohorts: their accounting is proven for Gaussian noise itself, and what `distributed_noise` proves of
+        a sum of whole numbers carries over to the sampled Gaussian alone.
+
+        Raises:
+            ConfigError: rounds close early, or cohorts are truncated.
+        """
+        if plan.sampling == "truncated_poisson" and plan.cohorts == "secret" and plan.noise_multiplier:
+            raise ConfigError(
+                "secure aggregation with truncated cohorts: no proof covers the noise of whole numbers there",
+                "set privacy.sampling to poisson or none, or privacy.cohorts to visible",
+            )
+        if collecting.goal:
+            raise ConfigError(
+                f"collect.goal = {collecting.goal} with secure aggregation: whoever is cut off counts as lost, and the "
+                "noise of the others makes up for so many only",
+                "set collect.goal to 0; the deadline and privacy.dropout say how long and for whom a round waits",
+            )
+
+
+@dataclass(slots=True)
+class Wire:
+    """The way to the nodes during one round, and what came of it.
+
+    Attributes:
+        grid: where the nodes are.
+        deadline_s: longest all four questions may take together, in seconds.
+        clock: seconds, monotonic.
+        sleep: waits for so many seconds.
+        unanswered: gets the ids of messages that nobody answered in time.
+        traffic: of the round.
+    """
+
+    grid: Grid
+    deadline_s: float
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], object] = time.sleep
+    unanswered: set[str] = field(default_factory=set)
+    traffic: Traffic = field(default_factory=Traffic)
+    _asked: int = 0
+
+    def ask(self, messages: Mapping[int, Message], until: float) -> dict[int, RecordDict]:
+        """The first answer of each node that was asked; waits until that moment of the clock at most."""
+        sent, came, silent = list(messages.values()), {}, set[str]()
+        self._asked += len(sent)
+        self.traffic.sent += sum(map(carried, sent))
+        answers = replies(
+            self.grid,
+            sent,
+            max(0.0, until - self.clock()),
+            self.traffic.failed,
+            clock=self.clock,
+            sleep=self.sleep,
+            unanswered=silent,
+        )
+        for message in answers if sent else ():
+            self.traffic.received += carried(message)
+            node = message.metadata.src_node_id
+            if node not in messages or node in came:
+                self.traffic.replies["duplicate"] += 1
+            else:
+                came[node] = message.content
+        self.unanswered |= silent
+        return came
+
+    def settle(self) -> None:
+        """Count as silent whoever neither answered nor failed."""
+        self.traffic.settle(self._asked)
+
 
 @dataclass(frozen=True, slots=True)
 class Collected:
     """What a secure sum brought.
 
     Attributes:
-        total: by name, float64, the nodes' noise included.
+        total: by name, float64, the nodes' noise included; None when too few nodes went through with it.
         answered: devices whose nodes are in it.
-        dropped: one line for each unusable answer.
+        dropped: one line for each unusable answer, and why there is no sum.
     """
 
-    total: dict[str, npt.NDArray[np.float64]]
+    total: dict[str, npt.NDArray[np.float64]] | None
     answered: int
     dropped: list[str]
 
 
 def collect_securely(
     secure: SecureAggregation,
-    grid: Grid,
-    deadline_s: float,
+    wire: Wire,
     plan: MechanismPlan,
     population: Population,
     asked: Mapping[int, Instruction],
@@ -62,14 +141,12 @@ def collect_securely(
 
     Args:
         secure: keys and tolerance.
-        grid: where the nodes are.
-        deadline_s: longest each of the four questions waits.
+        wire: the way to the nodes; holds the round's traffic afterwards.
         plan: of the run.
         population: of the run.
         asked: an instruction for every node of the population, those without a drawn device included.
 
     Raises:
-        AggregationError: too few nodes went through with it.
         ConfigError: the population is too small for it, or no encoding fits.
     """
     one = next(iter(asked.values()))
@@ -88,19 +165,30 @@ def collect_securely(
         phones=bool((np.diff(population.first) == 1).all()),
         random=os.urandom,
     )
+    began, dropped = wire.clock(), list[str]()
 
     def ask(kind: str, told: Mapping[int, RecordDict]) -> dict[int, RecordDict]:
-        messages = [Message(content, nodes[place], kind, group_id=str(one.round)) for place, content in told.items()]
-        came: dict[int, RecordDict] = {}
-        for message in replies(grid, messages, deadline_s):
-            # The first answer counts; the coordinator's own transport says who sent it.
-            came.setdefault(places.get(message.metadata.src_node_id, -1), message.content)
-        return came
+        messages = {
+            nodes[place]: Message(content, nodes[place], kind, group_id=str(one.round))
+            for place, content in told.items()
+        }
+        came = wire.ask(messages, began + BY[kind] * wire.deadline_s)
+        return {places[node]: content for node, content in came.items()}
+
+    def judge(place: int, error: UpdateError | None) -> None:
+        wire.traffic.replies["malformed" if error else "used"] += 1
+        if error:
+            dropped.append(f"node {nodes[place]}: {error.what}")
 
     instructions = {places[node]: instruction_record(instruction) for node, instruction in asked.items()}
-    found = secure_sum(session, secure.registry, ask, instructions)
+    try:
+        found = secure_sum(session, secure.registry, ask, instructions, judge)
+    except AggregationError as error:
+        return Collected(None, 0, [*dropped, error.what])
+    finally:
+        wire.settle()
     flat = session.encoding().decode(found.total)
     parts = np.split(flat, np.cumsum(sizes)[:-1])
     total = {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
     answered = sum(len(asked[nodes[place]].devices) for place in found.places)
-    return Collected(total, answered, list(found.dropped))
+    return Collected(total, answered, dropped)

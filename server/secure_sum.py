@@ -41,6 +41,9 @@ from sottovoce.server.recovered_secrets import Secrets, by_owner, false_share
 Ask = Callable[[str, Mapping[int, RecordDict]], Mapping[int, RecordDict]]
 """Sends one message of a type to each place and returns what came back, by place."""
 
+Judge = Callable[[int, UpdateError | None], None]
+"""Is told of each answer whose it was, and what is wrong with it."""
+
 
 @dataclass(frozen=True, slots=True)
 class SecureTotal:
@@ -49,15 +52,19 @@ class SecureTotal:
     Attributes:
         total: (size,) whole numbers, noise of all of `places` included.
         places: whose vectors are in it, rising.
-        dropped: one line for each unusable answer.
     """
 
     total: npt.NDArray[np.int64]
     places: tuple[int, ...]
-    dropped: tuple[str, ...]
 
 
-def secure_sum(session: Session, registry: Registry, ask: Ask, instructions: Mapping[int, RecordDict]) -> SecureTotal:
+def secure_sum(
+    session: Session,
+    registry: Registry,
+    ask: Ask,
+    instructions: Mapping[int, RecordDict],
+    judge: Judge = lambda _place, _error: None,
+) -> SecureTotal:
     """Four questions, and the sum of those who answered all but perhaps the last.
 
     Args:
@@ -65,28 +72,28 @@ def secure_sum(session: Session, registry: Registry, ask: Ask, instructions: Map
         registry: long-term public keys, as the nodes know them too.
         ask: the way to the nodes.
         instructions: what each place is told together with its neighbours' shares: how to come by its vector.
+        judge: called with every answer.
 
     Raises:
         AggregationError: too few nodes are left; shares that do not give back what their owner committed to.
     """
-    return _Gathering(session, registry, ask).run(instructions)
+    return _Gathering(session, registry, ask, judge).run(instructions)
 
 
 class _Gathering:
     """A session in progress."""
 
-    def __init__(self, session: Session, registry: Registry, ask: Ask) -> None:
+    def __init__(self, session: Session, registry: Registry, ask: Ask, judge: Judge) -> None:
         self._session, self._digest = session, session.digest()
-        self._registry, self._ask = registry, ask
+        self._registry, self._ask, self._judge = registry, ask, judge
         self._circles = {place: set(session.circle(place)) for place in session.ring}
-        self._lost: list[str] = []
 
     def run(self, instructions: Mapping[int, RecordDict]) -> SecureTotal:
         adverts = self._keys()
         boxes = self._shares(adverts)
         vectors = self._masked(boxes, instructions)
         total = self._unmasked(adverts, boxes.keys() - vectors.keys(), vectors)
-        return SecureTotal(centred(total, self._session.encoding().bits), tuple(sorted(vectors)), tuple(self._lost))
+        return SecureTotal(centred(total, self._session.encoding().bits), tuple(sorted(vectors)))
 
     def _keys(self) -> dict[int, Advert]:
         """Keys of those whose signature holds."""
@@ -192,8 +199,9 @@ class _Gathering:
                 message = read(came[place], answer)
                 check(place, message)
             except UpdateError as error:
-                self._lost.append(f"node at place {place}: {error.what}")
+                self._judge(place, error)
             else:
+                self._judge(place, None)
                 usable[place] = message
         needed = self._session.survivors if least is None else least
         if len(usable) < needed:

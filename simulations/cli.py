@@ -19,7 +19,8 @@ import click
 
 from sottovoce.privacy.errors import SottovoceError
 
-os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+# Flower would send usage figures, and ask for newer versions of itself, unless told otherwise before it is loaded.
+os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 
 INTERRUPTED = SottovoceError("interrupted", "nothing is half done: run the same command again")
 
@@ -27,6 +28,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "simulate": ("cli_train", "Train across simulated devices under a privacy budget."),
     "sweep": ("cli_sweep", "Train with every epsilon and seed, and draw the privacy-utility frontier."),
     "tune": ("cli_tune", "Train with many settings, and keep the best, for one price."),
+    "watch": ("cli_watch", "Show where a run is, on the terminal."),
     "evaluate": ("cli_train", "Score a run's model on held-out impressions."),
     "measure": ("cli_measure", "Ask the devices, within the run's budget."),
     "release": ("cli_ship", "Quantize, export, check and sign a run's model."),
@@ -36,11 +38,13 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "delta": ("cli_update", "Write what turns one bundle into another."),
     "off-policy": ("cli_off_policy", "Judge a ranker that never ran, from the log of one that did."),
     "pick": ("cli_ship", "Choose an ad on the device, and say why."),
+    "device": ("cli_device", "Be one phone: open pages, see its ads, ask why, change what it may know."),
     "creative": ("cli_creative", "Check creatives with exchangeable parts, and approve their exact bytes."),
     "bundle": ("cli_bundle", "Show what a bundle says of itself, and hold it against the ledger."),
     "audit": ("cli_audit", "Recompute what a run spent, and measure whether it did as it says."),
     "ledger": ("cli_ledger", "Open, show, verify and export privacy ledgers."),
     "data": ("cli_data", "Describe, download and hand out data."),
+    "deploy": ("cli_deploy", "Set up a federation of real machines: certificates, keys, units, commands."),
     "bench": ("cli_bench", "Measure speed, side by side."),
 }
 

@@ -10,10 +10,12 @@ import click
 
 from sottovoce.client.catalogue import decode_catalogue
 from sottovoce.client.consent import Consent, decode_consent
+from sottovoce.client.controls import Controls
 from sottovoce.client.decision import Decision
 from sottovoce.client.events import EventLog, decode_log
 from sottovoce.client.explanation import Explanation, why
 from sottovoce.client.picker import Picker
+from sottovoce.client.policy import PickerPolicy
 from sottovoce.client.request import decode_request
 from sottovoce.client.runtimes import required
 from sottovoce.client.scorer import LiteRTScorer, OnnxScorer, Scorer, request_scorer
@@ -32,6 +34,7 @@ from sottovoce.models.signing import (
 from sottovoce.models.trust import Trust, check_golden
 from sottovoce.privacy.errors import ConfigError, DeviceError
 from sottovoce.simulations.cli_options import PATH, as_json, data_dir, model_line, print_json
+from sottovoce.simulations.settings_file import read_settings
 from sottovoce.simulations.threads import torch_threads
 
 SHOWN_LOSERS = 6
@@ -184,6 +187,15 @@ def release(
 @click.option("--request", type=PATH, required=True, help="request.json: what the page asks (OpenRTB 2.6 names).")
 @click.option("--log", type=PATH, help="events.jsonl: what happened on this device. [default: nothing yet]")
 @click.option("--consent", type=PATH, help="consent.json: TCF, GPP and GPC keys. [default: none given]")
+@click.option("--controls", type=PATH, help="What the person decided, JSON or TOML. [default: nothing]")
+@click.option("--policy", type=PATH, help="Settings of the app, JSON or TOML. [default: the built-in ones]")
+@click.option(
+    "--draw",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    show_default=True,
+    help="The random number that exploration reads.",
+)
 @click.option("--runtime", type=click.Choice(["litert", "onnxruntime"]), default="litert", show_default=True)
 @click.option(
     "--trusted-version",
@@ -200,6 +212,9 @@ def pick(
     request: Path,
     log: Path | None,
     consent: Path | None,
+    controls: Path | None,
+    policy: Path | None,
+    draw: float,
     runtime: str,
     trusted_version: int,
     now: datetime | None,
@@ -219,12 +234,15 @@ def pick(
         check_golden(believed, request_scorer(scorer))
     ads = decode_catalogue(_read(catalogue), str(catalogue))
     digest = hashlib.sha256(data).hexdigest()
-    picker = Picker(believed.schema, scorer, ads, believed.manifest.personal_variance, model=digest)
+    settings = read_settings(policy, PickerPolicy) if policy else PickerPolicy()
+    picker = Picker(believed.schema, scorer, ads, believed.manifest.personal_variance, settings, digest)
     decision = picker.pick(
         decode_request(_read(request), str(request)),
         decode_log(_read(log), str(log)) if log else EventLog(),
         decode_consent(_read(consent), str(consent)) if consent else Consent(),
         now.replace(tzinfo=UTC) if now else moment,
+        read_settings(controls, Controls) if controls else None,
+        draw,
     )
     explanation = why(decision)
     if json_output:

@@ -15,6 +15,7 @@ from sottovoce.privacy.errors import DataError, SottovoceError
 from sottovoce.simulations.accelerator import require_accelerator
 from sottovoce.simulations.bootstrap import Interval, intervals
 from sottovoce.simulations.cli_experiment import experiment_options, overridden
+from sottovoce.simulations.cli_operations import operations_options
 from sottovoce.simulations.cli_options import PATH, as_json, data_dir, device_option, module_option, print_json
 from sottovoce.simulations.dataset import Dataset
 from sottovoce.simulations.experiment import Experiment, compose
@@ -24,6 +25,7 @@ from sottovoce.simulations.loading import impressions, load
 from sottovoce.simulations.metrics import Metrics
 from sottovoce.simulations.metrics import evaluate as evaluate_scores
 from sottovoce.simulations.module_file import load_module
+from sottovoce.simulations.operating import Operations, operated
 from sottovoce.simulations.planning import plan_of, record_plan
 from sottovoce.simulations.results import finish
 from sottovoce.simulations.run import model_of, module_facts, nodes, train, trained
@@ -39,6 +41,7 @@ from sottovoce.simulations.threads import torch_threads
 @device_option
 @click.option("--baselines/--no-baselines", default=True, help="Also run popularity and a factorization machine.")
 @click.option("--show-config", is_flag=True, help="Print the experiment, defaults filled in, and stop.")
+@operations_options
 @data_dir
 @as_json
 def simulate(
@@ -50,6 +53,7 @@ def simulate(
     accelerator: str,
     baselines: bool,
     show_config: bool,
+    operations: Operations,
     data_dir: Path | None,
     json_output: bool,
     **shortcuts: str | float | None,
@@ -76,7 +80,7 @@ def simulate(
     if accelerator != "cpu" and (module is not None or chosen.local.record is not None):
         raise click.UsageError("a module of one's own and record-level training need --device cpu")
     began = time.monotonic()
-    say = Console(stderr=True, highlight=False, soft_wrap=True)
+    say = Console(stderr=True, highlight=False, soft_wrap=True, quiet=operations.log_json)
     dataset = load(chosen.data, data_dir, None)
     require_measurable(dataset)
     own_model = load_module(module, dataset.schema, chosen.seed)
@@ -99,11 +103,15 @@ def simulate(
             f"a device draws {own.steps} random numbers for each weight of the model"
         )
     try:
-        with torch_threads(CORES // chosen.nodes), _Bar(say, chosen) as bar:
-            grid = InProcessGrid(nodes(chosen, dataset, own_model, accelerator), chosen.nodes)
-            model = train(grid, chosen, dataset, folder, bar.advance, own_model)
-        for note in model.notes:
-            say.print(f"note: {note}", style="yellow", markup=False)
+        with operated(operations, folder, chosen.rounds) as watched:
+            if watched.port is not None:
+                say.print(f"metrics: http://{operations.metrics_host}:{watched.port}/metrics", markup=False)
+            with torch_threads(CORES // chosen.nodes), _Bar(say, chosen) as bar:
+                grid = InProcessGrid(nodes(chosen, dataset, own_model, accelerator), chosen.nodes)
+                model = train(grid, chosen, dataset, folder, bar.advance, own_model, watched.observer)
+            for note in model.notes:
+                say.print(f"note: {note}", style="yellow", markup=False)
+                watched.log.tell("note", text=note)
         found, _ = folder.audit()
         results = finish(chosen, dataset, folder, model, found, baselines, own=own_model)
     except KeyboardInterrupt:

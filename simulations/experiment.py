@@ -20,6 +20,7 @@ from sottovoce.models.ranker import RankerConfig
 from sottovoce.privacy.errors import ConfigError
 from sottovoce.privacy.record import RecordTarget
 from sottovoce.privacy.store import tells_password
+from sottovoce.server.collecting import Collecting
 from sottovoce.server.optimizer import ServerOptimizer
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -140,6 +141,7 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         model: sizes of the ranker.
         local: what devices do in a round.
         server: how the model moves.
+        collect: when a round closes.
         privacy: what may be revealed.
         measure: what of it measurements may reveal.
     """
@@ -152,6 +154,7 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     model: RankerConfig = RankerConfig()
     local: LocalTraining = LocalTraining()
     server: ServerOptimizer = ServerOptimizer()
+    collect: Collecting = Collecting()
     privacy: PrivacyTarget = PrivacyTarget()
     measure: Measurements = Measurements()
 

@@ -19,6 +19,7 @@ from sottovoce.simulations.experiment import Experiment, compose
 from sottovoce.simulations.folder import RunFolder
 from sottovoce.simulations.loading import load, partition
 from sottovoce.simulations.node_keys import simulated_member
+from sottovoce.simulations.operating import Operations, operated
 from sottovoce.simulations.run import train
 
 
@@ -38,10 +39,28 @@ def _hosted(experiment: str, number: int, of: int) -> node.Node:
 
 
 def _setting(context: Context, key: str) -> str:
-    value = context.run_config.get(key)
+    """A path that a node's own configuration names, or else the run's: nodes decide themselves what they read."""
+    value = context.node_config.get(key, context.run_config.get(key))
     if not isinstance(value, str) or not value:
         raise ConfigError(f"run config has no {key!r}", f'add {key}="..." to --run-config, as an absolute path')
     return value
+
+
+def _operations(context: Context) -> Operations:
+    """Log and metrics, from the run config; off unless named there."""
+    told = context.run_config
+    try:
+        return Operations(
+            log_json=bool(told.get("log-json", False)),
+            log_file=Path(str(told["log-file"])) if told.get("log-file") else None,
+            restricted=bool(told.get("restricted", False)),
+            metrics_port=int(told["metrics-port"]) if told.get("metrics-port") else None,
+            overdue_s=float(told.get("overdue", Operations.overdue_s) or Operations.overdue_s),
+            least_nodes=int(told.get("least-nodes", 1) or 1),
+            certificates=tuple(Path(one) for one in str(told.get("watch-certificates", "")).split(",") if one),
+        )
+    except ValueError as error:
+        raise ConfigError(f"run config: {error}", "correct the value in --run-config") from None
 
 
 def _open_node(context: Context) -> node.Node:
@@ -65,4 +84,7 @@ def coordinate(grid: Grid, context: Context) -> None:
         folder.create(experiment)
     elif folder.experiment() != experiment:
         raise ConfigError(f"{folder.path} holds a run of another experiment", "choose another folder for `out`")
-    train(grid, experiment, dataset, folder, on_point=lambda _: None)
+    with operated(_operations(context), folder, experiment.rounds) as watched:
+        model = train(grid, experiment, dataset, folder, on_point=lambda _: None, observer=watched.observer)
+        for note in model.notes:
+            watched.log.tell("note", text=note)

@@ -116,6 +116,11 @@ class RunFolder:
         return self.path / "restricted" / "participation.safetensors"
 
     @property
+    def diary_file(self) -> Path:
+        """Replies and seconds of each round; as secret as the cohorts."""
+        return self.path / "restricted" / "rounds.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         """Weights, with the ledger head of their round."""
         return self.path / "checkpoints"

@@ -30,6 +30,7 @@ from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, 
 from flwr.simulation import run_simulation
 
 from sottovoce.privacy.errors import SottovoceError
+from sottovoce.server.deployment import QUIET
 from sottovoce.simulations.alone import LoneDevice, descend, open_device
 from sottovoce.simulations.fleet_work import ROWS, Total, Work, fleet_work
 from sottovoce.simulations.grid import CORES
@@ -65,7 +66,7 @@ def flower_rounds(devices: int, rounds: int) -> FlowerRounds:
     with tempfile.TemporaryDirectory(prefix="sottovoce-flower-") as folder:
         out, log = Path(folder, "rounds.npz"), Path(folder, "log")
         program = f"from {__name__} import simulate; simulate({devices}, {rounds}, {str(out)!r}, {time.monotonic()})"
-        environment = os.environ | {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+        environment = os.environ | QUIET | {"RAY_USAGE_STATS_ENABLED": "0"}
         code = _alone([sys.executable, "-c", program], environment, log)
         if code or not out.exists():
             last = log.read_text(errors="replace").strip().rpartition("\n")[2]

@@ -20,9 +20,11 @@ from sottovoce.privacy.entropy import Entropy
 from sottovoce.privacy.ledger import Ledger
 from sottovoce.privacy.plan import MechanismPlan
 from sottovoce.server import checkpoint
+from sottovoce.server.observer import RoundObserver, Together, Unobserved
 from sottovoce.server.optimizer import PrivateStep
 from sottovoce.server.participation import Participation
 from sottovoce.server.round import Coordinator, Purse, RoundRecord
+from sottovoce.server.round_diary import RoundDiary
 from sottovoce.server.secure_collect import SecureAggregation
 from sottovoce.simulations.dataset import Dataset
 from sottovoce.simulations.experiment import Experiment
@@ -112,6 +114,7 @@ def train(
     folder: RunFolder,
     on_point: Callable[[Point], None],
     own: OwnModel | None = None,
+    observer: RoundObserver | None = None,
 ) -> Trained:
     """Run or continue the experiment in `folder`.
 
@@ -126,6 +129,7 @@ def train(
         folder: made by `RunFolder.create`; checkpoints found there are continued from.
         on_point: called after each round.
         own: a module to train in place of the ranker; the nodes of `grid` need the same.
+        observer: is told what happens, where somebody watches.
 
     Raises:
         BudgetError: not even the first round can be paid for.
@@ -175,7 +179,7 @@ def train(
                 done=done,
                 own=own,
             )
-            model = go_on(grid, experiment, dataset, folder, begun, on_point)
+            model = go_on(grid, experiment, dataset, folder, begun, on_point, observer)
     return replace(model, notes=(*notes, *model.notes))
 
 
@@ -241,6 +245,7 @@ def go_on(
     folder: RunFolder,
     run: Underway,
     on_point: Callable[[Point], None],
+    observer: RoundObserver | None = None,
 ) -> Trained:
     """All rounds that a run has left; see `train`. No ledger is opened here: `run.purse` pays.
 
@@ -271,6 +276,8 @@ def go_on(
         schema_digest=dataset.schema.digest(),
         folder=folder.checkpoints,
         participation=run.participation,
+        collecting=experiment.collect,
+        observer=Together(observer or Unobserved(), RoundDiary(folder.diary_file)),
         secure=_secure(experiment, grid),
     )
     early = coordinator.run(run.done, keep)

@@ -10,7 +10,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from sottovoce.simulations.postgres_server import NoServerError, server
 
-os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -34,6 +34,7 @@ class Nodes:
         self.registry = {place: POOL[place].public_key() for place in session.ring}
         self.states, self.sent, self.asked = {}, {}, {}
         self._silent = set()
+        self.dropped = []
 
     def ask(self, kind, told):
         self._silent |= {place for place, when in self.lost.items() if when == kind}
@@ -58,7 +59,12 @@ class Nodes:
         return record(answer)
 
     def sum(self):
-        return secure_sum(self.session, self.registry, self.ask, {place: RecordDict() for place in self.session.ring})
+        told = {place: RecordDict() for place in self.session.ring}
+        return secure_sum(self.session, self.registry, self.ask, told, self.judge)
+
+    def judge(self, place, error):
+        if error:
+            self.dropped.append(f"node at place {place}: {error.what}")
 
 
 def vectors(nodes, size, seed=0):

@@ -27,7 +27,7 @@ from sottovoce.privacy.errors import UpdateError
 from sottovoce.privacy.record import RecordTarget
 
 ASKED = Instruction(
-    "run", 3, "plan", 0.5, LocalTraining(2, 0.1, 7), {"table": np.ones((3, 2), np.float32)}, np.array([4, 9])
+    "run", 3, "plan", 0.5, LocalTraining(2, 0.1, 7), {"table": np.ones((3, 2), np.float32)}, np.array([4, 9]), "schema"
 )
 
 
@@ -139,7 +139,7 @@ def test_a_sum_at_its_bound_passes_and_one_above_does_not():
 
 @pytest.mark.parametrize("clip", [1e-300, 1e300])
 def test_an_extreme_clip_norm_is_compared_without_overflow(clip):
-    asked = Instruction("run", 3, "plan", clip, ASKED.training, ASKED.parameters, ASKED.devices)
+    asked = replace(ASKED, clip_norm=clip)
     read_reply(reply_record(reply()), asked)
 
 

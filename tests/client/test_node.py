@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -60,6 +61,7 @@ def instruction(node, **changes):
         "training": LocalTraining(),
         "parameters": weights,
         "devices": np.arange(node.examples.devices),
+        "schema_digest": node.schema.digest(),
     }
     return Instruction(**(fields | changes))
 
@@ -89,6 +91,14 @@ def test_parameters_of_another_model_are_refused(node):
     wrong = {name: np.zeros((2, 2), np.float32) for name in initial(node.schema, CONFIG, 0)}
     with pytest.raises(UpdateError, match="another model"):
         ask(node, instruction(node, parameters=wrong))
+
+
+def test_parameters_of_another_schema_with_the_same_shapes_are_refused(node):
+    first, *others = node.schema.features
+    other = msgspec.structs.replace(node.schema, features=(msgspec.structs.replace(first, seed=9), *others))
+    assert CONFIG.shapes(other) == CONFIG.shapes(node.schema)
+    with pytest.raises(UpdateError, match="another schema"):
+        ask(node, instruction(node, schema_digest=other.digest()))
 
 
 @pytest.mark.parametrize(

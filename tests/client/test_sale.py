@@ -1,5 +1,7 @@
 """The sale of thousands is the sale of a handful, to the last micro-unit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,7 +10,8 @@ from small_market import campaign
 
 from sottovoce.client import auction
 from sottovoce.client.auction import MICRO, PRICINGS, UNPRICED, Bid
-from sottovoce.client.offers import Drawn, Offers
+from sottovoce.client.exploration import Candidates, Exploration
+from sottovoce.client.offers import Offers, weighed
 from sottovoce.client.reasons import Loss
 from sottovoce.client.sale import best, sold
 
@@ -33,9 +36,9 @@ def offers(drawn):
     """Offers of (crid number, seat, worth), the rank of a crid its number."""
     order, seat, worth = (np.array(column, np.int64) for column in zip(*drawn, strict=True))
     count = len(drawn)
-    return Offers(
-        np.arange(count), order, seat, np.zeros((count, 2), np.int64), worth, worth, np.zeros(count, np.int16)
-    )
+    nothing, weight = np.zeros(count, np.int64), np.full(count, MICRO)
+    chances, codes = np.zeros((count, 2), np.int64), np.zeros(count, np.int16)
+    return Offers(np.arange(count), order, seat, chances, worth, nothing, weight, worth, codes)
 
 
 bids = st.lists(
@@ -68,37 +71,111 @@ def test_the_best_are_the_first_of_all_in_order(drawn, count):
     assert made.ranked().tolist() == ranked
 
 
-def last(given, draw):
-    """An explorer that always draws the last."""
-    return Drawn(len(given.ads) - 1, np.full(len(given.ads), 1 / len(given.ads)))
+def known(given):
+    """The offers as exploration sees them, nothing of them uncertain."""
+
+    def of(rows):
+        sure = np.zeros(len(rows))
+        worth = given.worth[rows]
+        return Candidates(given.value[rows], worth, np.zeros_like(worth), sure, np.arange(len(rows)), sure, sure)
+
+    return of
 
 
-@given(bids, st.integers(0, 40), st.sampled_from([1, 2]))
-def test_an_explored_ad_pays_what_its_own_place_gives_and_its_chance_is_kept(drawn, floor, at):
-    sale = sold(offers(drawn), floor, at, last, 0.5)
+TRIES = Exploration(method="epsilon", epsilon=0.5)
+
+
+@given(bids, st.integers(0, 40), st.sampled_from([1, 2]), st.floats(0, 1, exclude_max=True))
+def test_an_explored_ad_pays_what_its_own_place_gives_and_its_chance_is_kept(drawn, floor, at, draw):
+    made = offers(drawn)
+    sale = sold(made, floor, at, TRIES, known(made), draw)
     able = [one for one in sorted(drawn, key=lambda one: (-one[2], one[0])) if one[2] >= floor]
     if not able:
         assert sale.row is None
         return
     top = able[:8]
-    assert drawn[sale.row] == top[-1]
-    assert sale.propensity == pytest.approx(1 / len(top))
+    place = top.index(drawn[sale.row])
+    assert sale.propensity == pytest.approx(0.5 * (place == 0) + 0.5 / len(top) if len(top) > 1 else 1.0)
     assert [drawn[row] for row, _ in sale.considered] == top
-    rest = [one for one in drawn if (-one[2], one[0]) >= (-top[-1][2], top[-1][0])]
+    assert sum(chance for _, chance in sale.considered) == 1.0
+    rest = [one for one in drawn if (-one[2], one[0]) >= (-top[place][2], top[place][0])]
     alone = auction.sell([Bid(f"{order:03}", str(seat), worth) for order, seat, worth in rest], floor, at)
-    assert sale.price == alone.price <= top[-1][2]
+    assert sale.price == alone.price <= top[place][2]
+    assert 0.0 <= sale.rest < 1.0
+
+
+def test_what_is_left_of_a_draw_is_uniform_whichever_ad_was_drawn():
+    made = offers([(n, n, (9 - n) * MICRO) for n in range(5)])
+    left = {row: [] for row in range(5)}
+    for step in range(20_000):
+        sale = sold(made, 0, 2, TRIES, known(made), step / 20_000)
+        left[sale.row].append(sale.rest)
+    for found in left.values():
+        spread = np.histogram(found, 10, (0.0, 1.0))[0] / len(found)
+        assert np.abs(spread - 0.1).max() < 0.001
+
+
+markets = st.lists(
+    st.tuples(
+        st.integers(0, 30),
+        st.integers(0, 3),
+        st.integers(0, 30) | st.integers(0, 10**9),
+        st.integers(-20, 20) | st.integers(-(10**9), 10**9),
+        st.sampled_from([0, 1, 500_000, MICRO, 2 * MICRO, 100 * MICRO]),
+    ),
+    min_size=1,
+    max_size=12,
+    unique_by=lambda one: one[0],
+)
+
+
+def ranked(drawn):
+    """Offers of (crid number, seat, value, term, weight); those worth less than nothing are refused."""
+    made = offers([one[:3] for one in drawn])
+    term, weight = (np.array(column, np.int64) for column in list(zip(*drawn, strict=True))[3:])
+    codes = np.where(made.value + term < 0, Loss.NOT_WORTH_SHOWING, 0).astype(np.int16)
+    worth = weighed(made.value + term, weight)
+    return replace(made, term=term, weight=weight, worth=worth, codes=codes)
+
+
+@given(markets, st.integers(0, 10**6) | st.integers(0, 40), st.sampled_from([1, 2]), st.floats(0, 1, exclude_max=True))
+def test_whatever_it_is_worth_nobody_pays_above_its_value_and_nobody_is_lifted_over_a_floor(drawn, floor, at, draw):
+    made = ranked(drawn)
+    for rule in (Exploration(), TRIES):
+        sale = sold(made, floor, at, rule, known(made), draw)
+        able = (made.codes == 0) & (made.value >= floor)
+        assert (sale.row is None) == (not able.any())
+        if sale.row is not None:
+            assert able[sale.row]
+            assert floor <= sale.price <= made.value[sale.row]
+            assert able[[row for row, _ in sale.considered]].all()
+        assert (sale.codes[(made.codes == 0) & (made.value < floor)] == Loss.BELOW_FLOOR).all()
+
+
+@given(markets, st.integers(0, 40))
+def test_with_its_price_for_a_value_an_ad_still_stands_before_everyone_it_beat(drawn, floor):
+    made = ranked(drawn)
+    sale = sold(made, floor, 2)
+    if sale.row is None or sale.price == made.value[sale.row]:
+        return
+    lower = made.value.copy()
+    lower[sale.row] = sale.price
+    worth = weighed(lower + made.term, made.weight)
+    rivals = (made.codes == 0) & (made.value >= floor) & (made.seat != made.seat[sale.row])
+    if rivals.any() and made.weight[sale.row]:
+        assert worth[sale.row] >= made.worth[rivals].max()
 
 
 def test_a_candidate_that_a_rule_refused_neither_wins_nor_raises_a_price():
     made = offers([(0, 0, 5 * MICRO), (1, 1, 4 * MICRO), (2, 2, MICRO)])
-    out = Offers(made.ads, made.order, made.seat, made.chances, made.value, made.worth, np.array([0, 530, 0], np.int16))
-    sale = sold(out, 0, 2)
+    sale = sold(replace(made, codes=np.array([0, 530, 0], np.int16)), 0, 2)
     assert (sale.row, sale.price) == (0, MICRO + auction.INCREMENT)
     assert sale.codes.tolist() == [0, 530, Loss.OUTBID]
 
 
-def test_nobody_pays_more_than_its_value_however_much_it_is_worth():
-    made = offers([(0, 0, 5 * MICRO), (1, 1, 4 * MICRO)])
-    worth = np.array([5 * MICRO, 9 * MICRO])
-    sale = sold(Offers(made.ads, made.order, made.seat, made.chances, made.value, worth, made.codes), 0, 2)
-    assert (sale.row, sale.price) == (1, 4 * MICRO)
+def test_twice_the_interest_halves_what_an_advertiser_must_bid_and_no_more_is_paid_than_bid():
+    wanted = ranked([(0, 0, 5 * MICRO, 0, MICRO), (1, 1, 4 * MICRO, 0, 2 * MICRO)])
+    sale = sold(wanted, 0, 2)
+    assert (sale.row, sale.price) == (1, 5 * MICRO // 2 + auction.INCREMENT)
+    close = ranked([(0, 0, 5 * MICRO, 0, MICRO), (1, 1, 5 * MICRO, 0, MICRO)])
+    assert sold(close, 0, 2).price == 5 * MICRO

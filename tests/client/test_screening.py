@@ -106,6 +106,7 @@ class Draws:
 
 LATER = {
     *(Loss.OUTBID, Loss.UNPRICED, Loss.NOT_ITS_TURN, Loss.UNPAID, Loss.COMPETITOR_BEFORE),
+    *(Loss.LOW_QUALITY, Loss.NOT_WORTH_SHOWING, Loss.NO_COMBINATION),
     *(Loss.CAPPED_CREATIVE, Loss.CAPPED_CAMPAIGN, Loss.CAPPED_ADVERTISER, Loss.CAPPED_CATEGORY, Loss.COOLING_DOWN),
 }
 """Reasons that come after these rules."""

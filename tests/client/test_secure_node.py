@@ -33,7 +33,7 @@ class Real(Nodes):
         self.context = Context(1, 2, {}, RecordDict(), {})
         InProcessGrid(self.app, 1)
         self.instruction = Instruction(
-            "run", 1, opened.plan_hash, 1.0, LocalTraining(), weights, np.array([0], np.int64)
+            "run", 1, opened.plan_hash, 1.0, LocalTraining(), weights, np.array([0], np.int64), data.schema.digest()
         )
         self.session = msgspec.structs.replace(opened, told=told_to_all(self.instruction))
 
@@ -74,6 +74,7 @@ def test_the_real_node_takes_part_and_adds_noise_and_its_update():
         {"parameters": {"table": np.zeros((3, 2), np.float32)}},
         {"training": LocalTraining(steps=3)},
         {"max_participations": 1},
+        {"schema_digest": "other"},
     ],
     ids=lambda change: next(iter(change)),
 )

@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 
 from sottovoce.client import auction
 from sottovoce.client.auction import Bid
+from sottovoce.client.reasons import Loss
 from sottovoce.client.value import (
-    LOW_QUALITY,
-    NOT_WORTH_SHOWING,
     QualityRule,
     dismissal_chances,
     long_term,
@@ -58,8 +57,8 @@ def test_cheap_clicks_that_come_to_nothing_no_longer_win():
     none = np.zeros(2, np.int64)
     assert values.argmax() == 0
     assert (values + long_term(QualityRule(conversion_worth=1.0), chances, none, none)).argmax() == 1
-    assert refused(QualityRule(least_quality=0.01), chances, values, none).tolist() == [LOW_QUALITY, 0]
-    assert refused(QualityRule(least_quality=0.2), chances, values, none).tolist() == [LOW_QUALITY, 0]
+    assert refused(QualityRule(least_quality=0.01), chances, values, none).tolist() == [Loss.LOW_QUALITY, 0]
+    assert refused(QualityRule(least_quality=0.2), chances, values, none).tolist() == [Loss.LOW_QUALITY, 0]
 
 
 def test_without_a_conversion_head_quality_is_not_judged():
@@ -71,7 +70,7 @@ def test_without_a_conversion_head_quality_is_not_judged():
 def test_an_ad_that_costs_the_person_more_than_it_earns_is_refused():
     rule = QualityRule(dismissal_cost=1.0)
     term = long_term(rule, np.array([[1, 0]] * 2), np.array([5, 6]), np.array([0, 0]))
-    assert refused(rule, np.array([[1, 0]] * 2), np.array([5000, 5000]), term).tolist() == [0, NOT_WORTH_SHOWING]
+    assert refused(rule, np.array([[1, 0]] * 2), np.array([5000, 5000]), term).tolist() == [0, Loss.NOT_WORTH_SHOWING]
 
 
 def test_dismissals_are_drawn_towards_the_persons_own_share_and_that_one_towards_the_usual():

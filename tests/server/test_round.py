@@ -1,3 +1,6 @@
+from dataclasses import replace
+
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -230,12 +233,13 @@ def test_two_nodes_with_one_place_are_refused():
 
 def test_an_instruction_survives_the_wire():
     sent = Instruction(
-        "r", 3, "p", 0.5, LocalTraining(3, 0.1, 7), {"table": np.ones((2, 2), np.float32)}, np.array([4, 9])
+        "r", 3, "p", 0.5, LocalTraining(3, 0.1, 7), {"table": np.ones((2, 2), np.float32)}, np.array([4, 9]), "s"
     )
     from sottovoce.client.message import instruction_record
 
     got = read_instruction(instruction_record(sent))
-    assert (got.run_id, got.round, got.plan_hash, got.clip_norm, got.training) == ("r", 3, "p", 0.5, sent.training)
+    assert (got.run_id, got.round, got.plan_hash, got.schema_digest) == ("r", 3, "p", "s")
+    assert (got.clip_norm, got.training) == (0.5, sent.training)
     np.testing.assert_array_equal(got.devices, sent.devices)
     np.testing.assert_array_equal(got.parameters["table"], sent.parameters["table"])
 
@@ -301,3 +305,49 @@ def test_a_checkpoint_of_another_server_optimizer_is_refused_before_anything_is_
             else:
                 with pytest.raises(CheckpointError, match=one):
                     steps[one].restore(steps[other].state())
+
+
+def test_a_reply_that_is_sent_again_in_the_next_round_counts_once(tmp_path):
+    """Whoever kept a genuine reply, its node included, gets it counted in its own round and in no other."""
+    kept = []
+
+    def again(reply):
+        kept.append(reply_record(reply))
+        return kept[0]
+
+    with Run(tmp_path, Nodes({1: again}), plan(rounds=3)) as run:
+        run.go()
+        np.testing.assert_allclose(run.counted(), [1.0] * 3 + [3.0] * 5, atol=1e-5)
+        assert [record.answered for record in run.records] == [8, 5, 5]
+        assert all("asked was" in record.dropped[0] for record in run.records[1:])
+
+
+class Unreadable(InProcessGrid):
+    """As Flower's grid does with bytes that are no message: it raises, and what it had fetched is gone."""
+
+    def __init__(self, nodes, node, error):
+        super().__init__(nodes, len(SIZES))
+        self.node, self.error = node, error
+
+    def pull_messages(self, message_ids):
+        found = list(super().pull_messages(message_ids))
+        if any(one.metadata.src_node_id == self.node and one.metadata.message_type == "train" for one in found):
+            raise self.error
+        return found
+
+
+@pytest.mark.parametrize("error", [ValueError("no JSON"), KeyError("Massage"), RecursionError()], ids=repr)
+def test_a_reply_whose_bytes_are_no_message_is_left_out_and_the_others_count(tmp_path, error):
+    with Run(tmp_path, Nodes(), plan(rounds=2)) as run:
+        coordinator = replace(run.coordinator, grid=Unreadable(Nodes(), 1, error))
+        assert coordinator.run(0, run.records.append) is None
+        np.testing.assert_allclose(run.counted(), [0.0] * 3 + [2.0] * 5, atol=1e-5)
+        assert [record.answered for record in run.records] == [5, 5]
+
+
+def test_a_superlink_that_refuses_ends_the_run_and_counts_nobody_as_silent(tmp_path):
+    with Run(tmp_path, Nodes(), plan(rounds=2)) as run:
+        coordinator = replace(run.coordinator, grid=Unreadable(Nodes(), 1, httpx.HTTPError("403")))
+        with pytest.raises(httpx.HTTPError):
+            coordinator.run(0, run.records.append)
+        assert not run.records

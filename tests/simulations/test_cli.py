@@ -11,6 +11,7 @@ import threading
 import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -84,6 +85,10 @@ USAGE = [
     ["pick", "bundle"],
     ["pick", "b", "--key", "k", "--catalogue", "c", "--request", "r", "--trusted-version", "-1"],
     ["pick", "b", "--key", "k", "--catalogue", "c", "--request", "r", "--now", "yesterday"],
+    ["pick", "b", "--key", "k", "--catalogue", "c", "--request", "r", "--draw", "1"],
+    ["device"],
+    ["device", "d", "--now", "yesterday"],
+    ["bench", "picker", "--decisions", "1"],
     ["data", "describe", "nothing"],
     ["data", "device", "--out", "x", "--seed", "-1"],
     ["data", "device", "--out", "x", "--rows-per-device", "1"],
@@ -673,6 +678,28 @@ def test_garbage_on_the_phone_is_named(call, released, tmp_path, name, content):
     refused(call(*picking(released, **{name: file})), "garbage")
 
 
+def test_a_pick_follows_controls_policy_and_draw(call, released, tmp_path):
+    def picked(*options):
+        code, out, err = call(*picking(released), *options, "--json")
+        assert (code, err) == (0, "")
+        return json.loads(out)["decision"]
+
+    first = picked()["winner"]["crid"]
+    for name, content in (("c.json", f'{{"muted_crids": ["{first}"]}}'), ("c.toml", f'muted_crids = ["{first}"]')):
+        (tmp_path / name).write_text(content)
+        assert picked("--controls", tmp_path / name)["winner"]["crid"] != first
+    (tmp_path / "p.toml").write_text("[page]\nper_day = 0\n")
+    assert picked("--policy", tmp_path / "p.toml")["nbr_words"] == "enough ads were shown in the last day"
+    (tmp_path / "e.toml").write_text("[exploration]\nmethod = 'epsilon'\nepsilon = 1.0\n")
+    drawn = [picked("--policy", tmp_path / "e.toml", "--draw", draw) for draw in (0.0, 0.99)]
+    assert [one["draw"] for one in drawn] == [0.0, 0.99]
+    assert drawn[0]["winner"]["crid"] != drawn[1]["winner"]["crid"]
+    (tmp_path / "wrong.toml").write_text("per_minute = 1\n")
+    for option in ("--controls", "--policy"):
+        refused(call(*picking(released), option, tmp_path / "wrong.toml"), "per_minute")
+        refused(call(*picking(released), option, tmp_path / "missing"), "missing")
+
+
 BLOCKED = """
 import sys
 class Block:
@@ -685,7 +712,7 @@ main()
 """
 
 
-def test_pick_runs_where_only_the_device_runtime_is_installed_and_the_others_say_what_is_missing(released):
+def test_pick_runs_where_only_the_device_runtime_is_installed_and_the_others_say_what_is_missing(released, tmp_path):
     def there(*arguments):
         command = [sys.executable, "-c", BLOCKED, *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True)
@@ -693,9 +720,76 @@ def test_pick_runs_where_only_the_device_runtime_is_installed_and_the_others_say
     picked = there(*picking(released), "--json")
     assert (picked.returncode, picked.stderr) == (0, "")
     assert json.loads(picked.stdout)["decision"]
+    phone = there("device", shutil.copytree(released / "phone", tmp_path / "phone"), "--json")
+    assert (phone.returncode, phone.stdout, phone.stderr) == (0, "", "")
     for arguments in (["simulate"], ["audit", released], ["release", released], ["bench", "fleet"]):
         told = there(*arguments)
         refused((told.returncode, told.stdout, told.stderr), "not installed", "sottovoce[train]")
+
+
+NO_NETWORK = Path(__file__).parents[1] / "no_network.py"
+"""Runs a program that the kernel kills when it makes a socket."""
+
+MAIN = "from sottovoce.simulations.cli import main\nmain()"
+TELLS = """
+import socket
+from sottovoce.client import picker
+pick = picker.Picker.pick
+def tells(*arguments, **named):
+    socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    return pick(*arguments, **named)
+picker.Picker.pick = tells
+"""
+
+
+def without_network(code, *arguments):
+    if sys.platform != "linux":
+        pytest.skip("the filter is Linux's")
+    command = [sys.executable, NO_NETWORK, sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode == 77 or "takes no filter" in done.stderr:
+        pytest.skip("no such filter on this machine")
+    return done
+
+
+@pytest.mark.parametrize("runtime", ["litert", "onnxruntime"])
+def test_a_pick_is_the_same_to_the_byte_where_a_socket_is_death(call, released, runtime):
+    arguments = [*picking(released), "--runtime", runtime, "--json", "--now", "2026-11-20T12:00:00Z"]
+    code, out, _ = call(*arguments)
+    denied = without_network(MAIN, *arguments)
+    assert (code, denied.returncode, denied.stderr) == (0, 0, "")
+    assert denied.stdout == out
+    assert json.loads(out)["decision"]["fallback"] == "model"
+
+
+def test_a_picker_that_opens_a_socket_does_not_survive_it(released):
+    """The control of the test above."""
+    denied = without_network(TELLS + MAIN, *picking(released))
+    assert (denied.returncode, denied.stdout) == (-signal.SIGSYS, "")
+
+
+STORE = """
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from sottovoce.client.event_store import EventStore
+from sottovoce.client.events import decode_log
+from sottovoce.client.keystore import FileKeystore
+from sottovoce.client.personal_data import export
+folder, now = Path(sys.argv[1]), datetime(2026, 11, 20, tzinfo=timezone.utc)
+store = EventStore(folder / "store", FileKeystore(folder / "keys" / "key"), now)
+for event in decode_log(Path(sys.argv[2]).read_bytes()).events:
+    store.append(event, now, wait=False)
+assert store.flush() and export(store, now)
+store.delete_all(now)
+store.close()
+"""
+
+
+def test_the_store_of_the_device_opens_writes_exports_and_deletes_where_a_socket_is_death(released, tmp_path):
+    done = without_network(STORE, tmp_path, released / "phone" / "events.jsonl")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "store").is_dir()
 
 
 # data and bench

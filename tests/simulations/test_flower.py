@@ -1,5 +1,6 @@
 """One run on two grids: in this process, and on Flower's own simulation runtime with a real SuperLink and Ray."""
 
+import json
 import os
 import shutil
 import socket
@@ -12,11 +13,13 @@ import pytest
 import torch
 
 from sottovoce.server import checkpoint
+from sottovoce.server.ledger_look import look
 from sottovoce.simulations.experiment import compose
 from sottovoce.simulations.folder import RunFolder
 from sottovoce.simulations.grid import InProcessGrid
 from sottovoce.simulations.loading import load
 from sottovoce.simulations.run import nodes, train
+from sottovoce.simulations.run_standing import standing
 
 APP = Path(__file__).parents[2] / "simulations" / "flower_app"
 
@@ -50,6 +53,7 @@ def superlink(tmp_path):
     environment = os.environ | {
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
         "PATH": f"{bin_folder}:{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
     }
@@ -88,7 +92,9 @@ def test_the_same_run_on_flowers_simulation_runtime_ends_with_the_same_weights(t
     file = tmp_path / "experiment.toml"
     file.write_text(EXPERIMENT)
     there = tmp_path / "there"
-    run_on_flower(superlink, ["--run-config", f'experiment="{file}" out="{there}"'], there, 3)
+    log = tmp_path / "log.jsonl"
+    watching = f'log-file="{log}" metrics-port={free_port()}'
+    run_on_flower(superlink, ["--run-config", f'experiment="{file}" out="{there}" {watching}'], there, 3)
 
     experiment = compose(file, ())
     dataset = load(experiment.data, None, None)
@@ -100,3 +106,10 @@ def test_the_same_run_on_flowers_simulation_runtime_ends_with_the_same_weights(t
     assert (found.facts.round, found.problems) == (3, ())
     for name, value in expected.state.items():
         torch.testing.assert_close(found.state[name], value, atol=1e-5, rtol=0)
+
+    events = [json.loads(line)["event"] for line in log.read_text().splitlines()]
+    assert events[:2] == ["run_started", "enrolled"]
+    assert events.count("round_released") >= 2  # the last line may still be on its way
+    told = standing(RunFolder(there), look(RunFolder(there).ledger), time.time())
+    assert (told.state, told.rounds, told.ledger_problem) == ("finished", 3, "")
+    assert told.replies["used"] == told.rounds * 2

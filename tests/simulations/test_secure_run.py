@@ -73,7 +73,7 @@ def go(path, dataset, chosen, lost=None):
 def in_clear(chosen, dataset):
     """Collects the same whole numbers without a key, a mask or a message."""
 
-    def collect(secure, grid, deadline_s, plan, population, asked):
+    def collect(secure, wire, plan, population, asked):
         total, devices = 0, 0
         for place, node in enumerate(population.nodes):
             one, share = asked[node], partition(dataset.train, place, chosen.nodes)

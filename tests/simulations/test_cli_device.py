@@ -1,0 +1,196 @@
+import json
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+
+import msgspec
+import pytest
+
+from sottovoce.client.catalogue import decode_catalogue
+from sottovoce.simulations import phone as files
+from sottovoce.simulations.market import Market
+
+START = "2026-11-18T12:00:00Z"
+
+
+@pytest.fixture(scope="module")
+def market():
+    return Market()
+
+
+@pytest.fixture
+def folder(tmp_path, market):
+    made = tmp_path / "phone"
+    made.mkdir()
+    (made / "catalogue.json").write_bytes(files.catalogue_json(market))
+    (made / "consent.json").write_bytes(files.consent_json(market, 3))
+    (made / "request.json").write_bytes(files.request_json(market, 3))
+    return made
+
+
+@pytest.fixture
+def talk(call, monkeypatch, folder):
+    """Say lines to the device: exit code, and one answer for each as JSON or all of them as text."""
+
+    def said(*lines, text=False, options=()):
+        read, write = os.pipe()
+        os.write(write, "\n".join(lines).encode("utf-8", "surrogateescape") + b"\n")
+        os.close(write)
+        with os.fdopen(read) as stdin:
+            monkeypatch.setattr(sys, "stdin", stdin)
+            code, out, err = call("device", folder, "--now", START, *options, *([] if text else ["--json"]))
+        assert err == ""
+        return code, out if text else [json.loads(line) for line in out.splitlines()]
+
+    return said
+
+
+def winner(answer):
+    return answer["decision"]["winner"]["crid"]
+
+
+def test_every_command_is_followed_and_the_next_decision_knows(talk, folder, tmp_path):
+    lines = [
+        "page sports 300x250",
+        "click",
+        "why",
+        "mute advertiser",
+        "page sports 300x250",
+        "mute category",
+        "more 1551",
+        "pause",
+        f"request {folder / 'request.json'}",
+        "resume",
+        "reset",
+        "controls",
+        "clock +3d",
+        "status",
+        f"export {tmp_path / 'mine.json'}",
+    ]
+    code, answers = talk(*lines)
+    by_line = dict(zip(lines[4:], answers[4:], strict=True))
+    assert code == 0
+    assert len(answers) == len(lines)
+    assert winner(answers[0]) != winner(answers[4])
+    assert answers[1] == {"event": "click", "crid": winner(answers[0]), "durable": True}
+    assert by_line[lines[8]]["decision"]["mode_words"] == "the person paused personalisation"
+    controls = by_line["controls"]["controls"]
+    assert (len(controls["muted_seats"]), len(controls["muted_categories"]), controls["paused"]) == (1, 1, False)
+    assert controls["interests"] == [{"category": ["1551", 8], "wish": "more"}]
+    assert controls["since"].startswith("2026-11-18T12:00")
+    assert by_line["status"]["now"].startswith("2026-11-21T12:00")
+    assert len(json.loads((tmp_path / "mine.json").read_bytes())["events"]) == 4
+
+
+def test_what_was_deleted_does_not_come_back_with_the_log_it_came_from(talk, folder, market):
+    (folder / "events.jsonl").write_bytes(files.events_jsonl(market, 3))
+    before = talk("status")[1][0]["events"]
+    assert before > 10
+    assert talk("status")[1][0]["events"] == before
+    assert not (folder / "events.jsonl").exists()
+    talk("delete all")
+    assert talk("status")[1][0]["events"] == 0
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "fly",
+        "click",
+        "why",
+        "why nothing at all",
+        "page 'unclosed",
+        "page " + "x" * 200,
+        "page sports 99999x1",
+        "request",
+        "request /nowhere",
+        "request /",
+        "consent maybe",
+        "mute",
+        "mute everything",
+        "mute ad ''",
+        "more",
+        "delete",
+        "delete ad",
+        "export /nowhere/at/all",
+        "clock",
+        "clock yesterday",
+        "clock +1e999d",
+        "clock +99999999d",
+        "clock +nand",
+        "history 999999999999999999999999",
+        "\udcff\udcfe",
+        "\0",
+        "mute ad " + "a" * 200,
+    ],
+)
+def test_a_line_that_cannot_be_followed_is_one_clear_line_and_the_talk_goes_on(talk, line):
+    code, answers = talk(line, "status")
+    assert answers[-1]["ads"] == 288
+    if "history" not in line:
+        assert (code, len(answers)) == (1, 2)
+        assert answers[0]["error"]
+        assert "\n" not in answers[0]["error"]
+    code, out = talk(line, text=True)
+    assert "Traceback" not in out
+
+
+def test_a_title_cannot_steer_the_terminal(talk, folder):
+    whole = decode_catalogue((folder / "catalogue.json").read_bytes())
+    ads = tuple(msgspec.structs.replace(ad, title="\x1b[2Jgone\u202e") for ad in whole.ads)
+    (folder / "catalogue.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(whole, ads=ads)))
+    assert "?[2Jgone?" in talk("page", text=True)[1]
+
+
+@pytest.mark.parametrize("option", ["--bundle", "--key", "--catalogue", "--consent", "--log", "--policy"])
+def test_a_file_that_is_not_there_is_refused(call, folder, option):
+    code, out, err = call("device", folder, option, folder / "missing")
+    assert (code, out, "Traceback" in err) == (1, "", False)
+    assert "missing" in err
+
+
+def test_a_policy_counts_as_json_and_as_toml(talk, tmp_path):
+    (tmp_path / "p.toml").write_text("[page]\nper_hour = 1\n")
+    (tmp_path / "p.json").write_text('{"page": {"wait_s": 60}}')
+    for name, words in (("p.toml", "enough ads were shown in the last hour"), ("p.json", "the last ad was shown")):
+        answers = talk("delete all", "page", "page", options=("--policy", tmp_path / name))[1]
+        assert answers[1]["decision"]["winner"]
+        assert words in answers[2]["decision"]["nbr_words"]
+
+
+def test_a_terminal_is_greeted_asked_and_left_cleanly(folder):
+    screen, terminal = pty.openpty()
+    command = [sys.executable, "-m", "sottovoce.simulations.cli", "device", str(folder), "--now", START]
+    running = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True)
+    os.close(terminal)
+    seen = b""
+
+    def until(text):
+        nonlocal seen
+        deadline = time.monotonic() + 20
+        while text not in seen and time.monotonic() < deadline:
+            if select.select([screen], [], [], 0.1)[0]:
+                try:
+                    seen += os.read(screen, 4096)
+                except OSError:  # the other end is closed
+                    break
+        assert text in seen
+        found, _, seen = seen.partition(text)
+        return found + text
+
+    greeting = until(b"sottovoce> ").decode()
+    assert len(greeting.strip().splitlines()) == 6
+    for line, answer in (
+        (b"page sports 300x250\n", b"chosen by"),
+        (b"help\n", b"clock +3d"),
+        (b"nonsense\n", b"error:"),
+    ):
+        os.write(screen, line)
+        until(answer)
+        until(b"sottovoce> ")
+    os.write(screen, b"\x04")
+    assert running.wait(20) == 0
+    os.close(screen)
