@@ -35,6 +35,10 @@ MOST_NODES = 2**16
 LEAST_NODES = 3
 """Of two, each knows the other's part from the sum."""
 
+LEAST_NEIGHBOURS = 100
+"""Where not everybody is everybody's neighbour, a node takes part with so many or none: among fewer, a handful that
+collude or drop out could open a vector, or cut the sum in two."""
+
 Place = Annotated[int, msgspec.Meta(ge=0, lt=2**40)]
 Key = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Share = Annotated[bytes, msgspec.Meta(min_length=SHARE_BYTES, max_length=SHARE_BYTES)]
@@ -57,6 +61,7 @@ class Session(_Strict, frozen=True):
         ring: places of the nodes that take part, in the random order in which they are neighbours.
         neighbours: with how many nodes each shares masks: an even number, or all others.
         survivors: least number of nodes whose sum is unmasked.
+        colluders: so many of them may tell the coordinator all they know.
         threshold: shares that give back a secret, more than half of its holders.
         size: numbers in a vector.
         sensitivity: largest L2 norm of one device's update.
@@ -73,6 +78,7 @@ class Session(_Strict, frozen=True):
     ring: Annotated[tuple[Place, ...], msgspec.Meta(min_length=LEAST_NODES, max_length=MOST_NODES)]
     neighbours: int
     survivors: int
+    colluders: Annotated[int, msgspec.Meta(ge=0)]
     threshold: int
     size: Annotated[int, msgspec.Meta(ge=1, le=2**30)]
     sensitivity: float
@@ -85,12 +91,22 @@ class Session(_Strict, frozen=True):
         nodes = len(self.ring)
         if len(set(self.ring)) < nodes:
             raise ValueError("a node takes part twice")
-        if not (self.neighbours == nodes - 1 or (self.neighbours % 2 == 0 and 2 <= self.neighbours < nodes - 1)):
+        if not (
+            self.neighbours == nodes - 1
+            or (self.neighbours % 2 == 0 and LEAST_NEIGHBOURS <= self.neighbours < nodes - 1)
+        ):
             raise ValueError(f"{self.neighbours} neighbours among {nodes} nodes")
         if not nodes < 2 * self.survivors <= 2 * nodes:
             raise ValueError(f"a sum over {self.survivors} of {nodes} nodes: not more than half of them")
         if not self.neighbours + 1 < 2 * self.threshold <= 2 * (self.neighbours + 1):
             raise ValueError(f"threshold {self.threshold} of {self.neighbours + 1} shares: not more than half of them")
+        if self.neighbours == nodes - 1 and not nodes + self.colluders < 2 * self.threshold:
+            # Colluders would give both kinds of shares of somebody, of the others each half one kind.
+            raise ValueError(
+                f"threshold {self.threshold} of {nodes} shares, {self.colluders} nodes may give both kinds"
+            )
+        if self.survivors - max(1, self.colluders) < 1:
+            raise ValueError(f"{self.colluders} of {self.survivors} nodes may collude: the noise is known to them")
 
     def digest(self) -> bytes:
         """SHA-256 of the whole session."""
@@ -114,7 +130,7 @@ class Session(_Strict, frozen=True):
             self.sensitivity,
             self.noise_multiplier,
             len(self.ring),
-            self.survivors,
+            self.survivors - max(1, self.colluders),
             self.devices,
             self.phones,
         )

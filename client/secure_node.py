@@ -14,7 +14,17 @@ from flwr.app import ConfigRecord, Context, RecordDict
 
 from sottovoce.client.message import Instruction, read_instruction
 from sottovoce.client.secure_messages import RECORD, Adverts, Boxes, Masked, Session, Unmask, read, record
-from sottovoce.client.secure_sum import REFUSED, Registry, State, begin, masked, open_boxes, reveal, share
+from sottovoce.client.secure_sum import (
+    REFUSED,
+    Registry,
+    State,
+    begin,
+    masked,
+    open_boxes,
+    require_distinct,
+    reveal,
+    share,
+)
 from sottovoce.models.signing import PrivateKey
 from sottovoce.privacy.clip import Clipper
 from sottovoce.privacy.entropy import Entropy, OsSource
@@ -28,10 +38,17 @@ class Member:
     Attributes:
         key: its long-term key, whose public half whoever enrols nodes has registered.
         registry: the registered keys of all nodes, not taken from the coordinator.
+
+    Raises:
+        ConfigError: two places have one key: one node would count as two.
     """
 
     key: PrivateKey
     registry: Registry
+
+    def __post_init__(self) -> None:
+        """Refuse a node that is registered twice."""
+        require_distinct(self.registry)
 
 
 def told_to_all(instruction: Instruction) -> bytes:

@@ -41,8 +41,8 @@ from sottovoce.client.secure_messages import (
     once,
 )
 from sottovoce.models.dsse import holds, signature_of
-from sottovoce.models.signing import PrivateKey, PublicKey
-from sottovoce.privacy.errors import UpdateError
+from sottovoce.models.signing import PrivateKey, PublicKey, key_id
+from sottovoce.privacy.errors import ConfigError, UpdateError
 from sottovoce.privacy.masks import Words, mask, pack, word_type
 from sottovoce.privacy.secret_sharing import SHARE_BYTES, split
 
@@ -50,6 +50,19 @@ Registry = Mapping[int, PublicKey]
 """Long-term public key by place, as whoever enrols nodes vouches for it."""
 
 REFUSED = "the node takes no part in this sum"
+
+
+def require_distinct(registry: Registry) -> None:
+    """Refuse one key at two places: whoever has it would count as two nodes, towards thresholds and noise.
+
+    Raises:
+        ConfigError: names the places.
+    """
+    seen: dict[str, int] = {}
+    for place, key in registry.items():
+        other = seen.setdefault(key_id(key), place)
+        if other != place:
+            raise ConfigError(f"places {other} and {place} have one key", "register each node once, with its own key")
 
 
 class Held(msgspec.Struct, frozen=True, array_like=True):
@@ -124,6 +137,7 @@ def share(state: State, told: Adverts, registry: Registry) -> tuple[State, Boxes
         known = registry.get(place)
         if known is None or not holds(known, advert.signature, advert.signed(told.session)):
             raise UpdateError(f"the keys of node {place} are not signed by its registered key", REFUSED)
+        require_agreeable(advert.mask_key)
     holders = sorted((*adverts, state.place))
     if len(holders) < session.threshold:
         raise UpdateError(f"{len(holders)} nodes share keys, {session.threshold} are needed", REFUSED)
@@ -223,6 +237,15 @@ def public_key(private: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
+def require_agreeable(public: bytes) -> None:
+    """Refuse an X25519 public key of low order, with which everybody agrees on the same known secret.
+
+    Raises:
+        UpdateError: it is one.
+    """
+    _exchanged(X25519PrivateKey.from_private_bytes(bytes(32)), public)
+
+
 def _require(state: State, session: bytes, step: str) -> None:
     if state.session.digest() != session:
         raise UpdateError("a message of another session", REFUSED)
@@ -240,14 +263,15 @@ def _cipher(mine: X25519PrivateKey, theirs: bytes, session: bytes, sender: int, 
 
 
 def _agreed(mine: X25519PrivateKey, theirs: bytes, purpose: bytes, session: bytes, first: int, second: int) -> bytes:
-    """32 bytes that only two nodes can know, for one purpose.
-
-    Raises:
-        UpdateError: a public key of low order.
-    """
-    try:
-        secret = mine.exchange(X25519PublicKey.from_public_bytes(theirs))
-    except ValueError as error:
-        raise UpdateError("a public key that agrees on nothing", REFUSED) from error
+    """32 bytes that only two nodes can know, for one purpose."""
+    secret = _exchanged(mine, theirs)
     info = b"sottovoce secure sum 1 %s %d %d" % (purpose, first, second)
     return HKDF(hashes.SHA256(), 32, salt=session, info=info).derive(secret)
+
+
+def _exchanged(mine: X25519PrivateKey, theirs: bytes) -> bytes:
+    """The secret of two keys; raises UpdateError for a public key of low order."""
+    try:
+        return mine.exchange(X25519PublicKey.from_public_bytes(theirs))
+    except ValueError as error:
+        raise UpdateError("a public key that agrees on nothing", REFUSED) from error

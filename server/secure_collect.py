@@ -17,8 +17,9 @@ from flwr.serverapp import Grid
 from sottovoce.client.message import Instruction, instruction_record
 from sottovoce.client.secure_messages import KEYS, MASKED, SHARES, UNMASK
 from sottovoce.client.secure_node import told_to_all
-from sottovoce.client.secure_sum import Registry
+from sottovoce.client.secure_sum import Registry, require_distinct
 from sottovoce.privacy.errors import AggregationError, ConfigError, UpdateError
+from sottovoce.privacy.events import Gaussian
 from sottovoce.privacy.plan import MechanismPlan
 from sottovoce.server.cohort import Population, replies
 from sottovoce.server.collecting import Collecting
@@ -38,24 +39,32 @@ class SecureAggregation:
     Attributes:
         registry: long-term public key of each node by its place in the population.
         dropout: share of the nodes that may be lost in a round.
+        collusion: share of the nodes that may tell the coordinator all they know.
+
+    Raises:
+        ConfigError: two places have one key: one node would count as two.
     """
 
     registry: Registry
     dropout: float
+    collusion: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse a node that is registered twice."""
+        require_distinct(self.registry)
 
     def require(self, plan: MechanismPlan, collecting: Collecting) -> None:
         """Refuse a run that secure sums do not fit.
 
-        Truncated cohorts: their accounting is proven for Gaussian noise itself, and what `distributed_noise` proves of
-        a sum of whole numbers carries over to the sampled Gaussian alone.
-
         Raises:
-            ConfigError: rounds close early, or cohorts are truncated.
+            ConfigError: the plan's epsilon counts on cohorts that the coordinator does not know, and it draws them; or
+                rounds close early.
         """
-        if plan.sampling == "truncated_poisson" and plan.cohorts == "secret" and plan.noise_multiplier:
+        if plan.noise_multiplier and not isinstance(plan.event(), Gaussian):
             raise ConfigError(
-                "secure aggregation with truncated cohorts: no proof covers the noise of whole numbers there",
-                "set privacy.sampling to poisson or none, or privacy.cohorts to visible",
+                "secure aggregation guards against the coordinator, which draws the cohorts: an epsilon that counts on "
+                "secret cohorts does not hold against it",
+                "set privacy.cohorts to visible, or privacy.sampling to none",
             )
         if collecting.goal:
             raise ConfigError(
@@ -162,6 +171,7 @@ def collect_securely(
         sum(sizes),
         told_to_all(one),
         dropout=secure.dropout,
+        collusion=secure.collusion,
         phones=bool((np.diff(population.first) == 1).all()),
         random=os.urandom,
     )

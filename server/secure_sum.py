@@ -32,7 +32,7 @@ from sottovoce.client.secure_messages import (
     read,
     record,
 )
-from sottovoce.client.secure_sum import Registry, add_pair_mask, public_key
+from sottovoce.client.secure_sum import Registry, add_pair_mask, public_key, require_agreeable
 from sottovoce.models.dsse import holds
 from sottovoce.privacy.errors import AggregationError, UpdateError
 from sottovoce.privacy.masks import Words, centred, mask, packed_bytes, unpack, word_type
@@ -106,6 +106,9 @@ class _Gathering:
                 or not holds(known, advert.signature, advert.signed(self._digest))
             ):
                 raise UpdateError("keys that its registered key did not sign", "the node is left out")
+            # Its neighbours would refuse them and leave, one and all.
+            for key in (advert.cipher_key, advert.mask_key):
+                require_agreeable(key)
 
         told = record(self._session)
         return self._answers(KEYS, dict.fromkeys(self._session.ring, told), Advert, check)

@@ -73,6 +73,8 @@ class PrivacyTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             `discrete_gaussian` and at least three nodes, and no measurements.
         dropout: with secure aggregation, share of the nodes that may be lost in a round; what they would have added
             is made up for by more noise from the others.
+        collusion: with secure aggregation, share of the nodes that may tell the coordinator all they know; below
+            1 - 2 `dropout`. What they would have added is made up for too.
     """
 
     epsilon: float = 4.0
@@ -88,6 +90,7 @@ class PrivacyTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     ledger: str = ""
     secure_aggregation: bool = False
     dropout: Annotated[float, msgspec.Meta(ge=0, lt=0.5)] = 0.3
+    collusion: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
 
     def __post_init__(self) -> None:
         """Refuse budgets that mean nothing."""
@@ -101,6 +104,14 @@ class PrivacyTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise ValueError("ledger holds a password, which the run folder would tell: use ~/.pgpass or PGPASSWORD")
         if self.secure_aggregation and self.mechanism != "discrete_gaussian":
             raise ValueError("secure_aggregation adds up whole numbers: set mechanism = 'discrete_gaussian'")
+        if self.secure_aggregation and not self.collusion < 1 - 2 * self.dropout:
+            raise ValueError(f"collusion = {self.collusion} is not below 1 - 2 dropout = {1 - 2 * self.dropout:.3g}")
+        sampled = self.sampling != "none" and self.cohorts == "secret" and self.noise != "none"
+        if self.secure_aggregation and sampled:
+            raise ValueError(
+                "secure_aggregation guards against the coordinator, which draws the cohorts: set cohorts = 'visible', "
+                "or sampling = 'none'"
+            )
         if self.cap and self.sampling != "truncated_poisson":
             raise ValueError(f"cap = {self.cap} needs sampling = 'truncated_poisson'")
 

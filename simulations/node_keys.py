@@ -5,6 +5,7 @@ makes its own key, and whoever enrols nodes registers the public half and hands 
 """
 
 import hashlib
+from functools import cache
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -20,6 +21,7 @@ def simulated_key(seed: int, place: int) -> PrivateKey:
     return ec.derive_private_key(1 + int.from_bytes(words[:31], "big"), ec.SECP256R1())
 
 
+@cache
 def simulated_registry(seed: int, nodes: int) -> Registry:
     """Public keys of the nodes at places 0 ... nodes - 1."""
     return {place: simulated_key(seed, place).public_key() for place in range(nodes)}

@@ -293,7 +293,9 @@ def _secure(experiment: Experiment, grid: Grid) -> SecureAggregation | None:
     target = experiment.privacy
     if not target.secure_aggregation:
         return None
-    return SecureAggregation(simulated_registry(experiment.seed, len(list(grid.get_node_ids()))), target.dropout)
+    return SecureAggregation(
+        simulated_registry(experiment.seed, len(list(grid.get_node_ids()))), target.dropout, target.collusion
+    )
 
 
 def budget_of(experiment: Experiment, ledger: Ledger) -> Budget:

@@ -135,7 +135,9 @@ def bench(nodes: int, size: int, lost: float) -> Cost:
     if not 0 <= lost <= 0.3:
         raise ConfigError(f"--lost {lost}: a bench tolerates 0 to 0.3", "choose a share in between")
     plan = MechanismPlan(nodes, 1.0, 1.0, 1.0, 1, 0.5 / nodes, sampling="none", noise="discrete_gaussian")
-    session = open_session(plan, "bench", 1, range(nodes), size, bytes(32), dropout=0.3, phones=True, random=os.urandom)
+    session = open_session(
+        plan, "bench", 1, range(nodes), size, bytes(32), dropout=0.3, collusion=0.0, phones=True, random=os.urandom
+    )
     encoding = session.encoding()
     keys = {place: simulated_key(0, place) for place in range(nodes)}
     source, encode = OsSource(), []

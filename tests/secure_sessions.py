@@ -13,14 +13,23 @@ from sottovoce.privacy.plan import MechanismPlan
 from sottovoce.server.secure_session import open_session
 from sottovoce.server.secure_sum import secure_sum
 
-POOL = [generate_key() for _ in range(40)]
+POOL = [generate_key() for _ in range(104)]
 """Long-term keys by place."""
 
 
-def session(nodes=5, size=4, dropout=0.3, **changes):
+def session(nodes=5, size=4, dropout=0.3, collusion=0.0, **changes):
     plan = MechanismPlan(nodes, 1.0, 1.0, 1.0, 1, 1e-3, sampling="none", noise="discrete_gaussian")
     opened = open_session(
-        plan, "run", 1, range(nodes), size, bytes(32), dropout=dropout, phones=True, random=os.urandom
+        plan,
+        "run",
+        1,
+        range(nodes),
+        size,
+        bytes(32),
+        dropout=dropout,
+        collusion=collusion,
+        phones=True,
+        random=os.urandom,
     )
     return msgspec.structs.replace(opened, **changes) if changes else opened
 

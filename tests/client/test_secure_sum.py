@@ -12,18 +12,22 @@ from sottovoce.client.secure_messages import (
     MASKED,
     SHARES,
     UNMASK,
+    Advert,
     Adverts,
     Boxes,
     Masked,
     Session,
+    Shares,
     Unmask,
     read,
     record,
 )
+from sottovoce.client.secure_node import Member
 from sottovoce.client.secure_sum import masked, share
 from sottovoce.models.dsse import signature_of
-from sottovoce.privacy.errors import UpdateError
+from sottovoce.privacy.errors import ConfigError, UpdateError
 from sottovoce.privacy.masks import mask, pack, unpack
+from sottovoce.server.secure_collect import SecureAggregation
 
 
 def changed(content, kind, **fields):
@@ -168,6 +172,74 @@ def test_a_key_that_is_registered_for_two_places_signs_for_each_alone():
         share(nodes.states[1], read(moved, Adverts), twice)
 
 
+LOW_ORDER = (
+    bytes(32),
+    b"\x01" + bytes(31),
+    bytes.fromhex("e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800"),
+)
+"""Points of order 4, 1 and 8: whatever the other key is, the secret is zero."""
+
+
+@pytest.mark.parametrize("point", LOW_ORDER, ids=["zero", "one", "order 8"])
+@pytest.mark.parametrize("field", ["cipher_key", "mask_key"])
+def test_a_key_with_which_everybody_agrees_on_zero_is_refused_though_its_node_signed_it(field, point):
+    nodes = up_to(SHARES)
+
+    def change(listed):
+        bad = msgspec.structs.replace(listed[0], **{field: point})
+        signature = signature_of(POOL[0], bad.signed(nodes.session.digest()))
+        return [msgspec.structs.replace(bad, signature=signature), *listed[1:]]
+
+    with pytest.raises(UpdateError, match="agrees on nothing"):
+        nodes.answer(SHARES, 1, adverts(nodes.asked[SHARES][1], change))
+
+
+def test_keys_of_the_same_session_asked_for_once_more_open_nothing():
+    """The coordinator begins one session twice: signatures of the first hold in the second, secrets do not."""
+    first = up_to(SHARES)
+    again = Nodes(first.session, first.vectors)
+    again.ask(KEYS, dict.fromkeys(range(5), record(first.session)))
+    fresh = {place: read(content, Advert) for place, content in again.sent[KEYS].items()}
+    old = read(first.asked[SHARES][1], Adverts).adverts[0]
+    for place in range(5):
+        near = tuple(old if (place, one) == (1, 0) else fresh[one] for one in range(5) if one != place)
+        again.sent[place] = read(again.answer(SHARES, place, record(Adverts(first.session.digest(), near))), Boxes)
+    handed = tuple((one, dict(again.sent[one].boxes)[1]) for one in range(5) if one != 1)
+    with pytest.raises(UpdateError, match="box of node 0 does not open"):
+        again.answer(MASKED, 1, record(Boxes(first.session.digest(), handed)))
+
+
+@pytest.mark.parametrize(("nodes", "dropout", "collusion"), [(5, 0.3, 0.0), (6, 0.3, 0.0), (10, 0.2, 0.3)])
+def test_a_coordinator_that_tells_each_node_another_story_of_who_dropped_out_opens_nobody(nodes, dropout, collusion):
+    run = up_to(UNMASK, nodes, dropout=dropout, collusion=collusion)
+    opened, victim = run.session, nodes - 1
+    everybody = range(nodes)
+    stories = (everybody, ()), (everybody[:-1], (victim,))
+    spies, most = range(opened.colluders), (0, 0)
+    for told in range(nodes):
+        # Nodes before `told` hear that the victim stayed, the others that it is lost; spies tell all they hold.
+        states = dict(run.states)
+        shares = {"seeds": set(spies), "keys": set(spies)}
+        for place in everybody[opened.colluders :]:
+            survivors, dropped = stories[place >= told and place != victim]
+            answer = run.answer(UNMASK, place, record(Unmask(opened.digest(), tuple(survivors), tuple(dropped))))
+            for kind, found in shares.items():
+                if any(owner == victim for owner, _ in getattr(read(answer, Shares), kind)):
+                    found.add(place)
+        run.states = states
+        most = max(most, (min(map(len, shares.values())), told))
+        assert min(map(len, shares.values())) < opened.threshold
+    # It comes near: with half of the shares as the threshold it would have both.
+    assert most[0] >= (nodes + opened.colluders) // 2
+
+
+def test_a_node_that_is_registered_twice_is_refused_by_nodes_and_coordinator():
+    twice = {0: POOL[0].public_key(), 1: POOL[1].public_key(), 2: POOL[0].public_key()}
+    for refuse in (lambda: Member(POOL[1], twice), lambda: SecureAggregation(twice, 0.3)):
+        with pytest.raises(ConfigError, match="places 0 and 2 have one key"):
+            refuse()
+
+
 def test_nodes_that_are_told_different_sessions_get_no_keys_that_fit():
     nodes = up_to(SHARES)
     less_noise = msgspec.structs.replace(nodes.session, noise_multiplier=0.1)
@@ -180,6 +252,9 @@ BAD_SESSIONS = {
     "half of the nodes are enough": {"survivors": 2},
     "half of the shares are enough": {"threshold": 2},
     "more shares than holders": {"threshold": 6},
+    "colluders who could give both kinds of shares": {"colluders": 3},
+    "everybody may collude": {"survivors": 5, "threshold": 5, "colluders": 5},
+    "a ring of three neighbours each": {"neighbours": 2, "threshold": 2},
     "a node twice": {"ring": (0, 1, 2, 3, 3)},
     "two nodes": {"ring": (0, 1), "survivors": 2, "threshold": 2, "neighbours": 1},
     "an odd number of neighbours": {"neighbours": 3},
@@ -201,6 +276,7 @@ def test_a_session_that_protects_nobody_is_refused(change):
         ring: tuple[int, ...]
         neighbours: int
         survivors: int
+        colluders: int
         threshold: int
         size: int
         sensitivity: float

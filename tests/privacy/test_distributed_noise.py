@@ -7,18 +7,19 @@ import pytest
 from dp_accounting.pld import privacy_loss_distribution
 
 from sottovoce.privacy.accountant import published
-from sottovoce.privacy.distributed_noise import GRID_BITS, Encoding, tau, worth
+from sottovoce.privacy.distributed_noise import GRID_BITS, Encoding
 from sottovoce.privacy.entropy import SeededEntropy
 from sottovoce.privacy.errors import ConfigError
 from sottovoce.privacy.events import Gaussian, PoissonGaussian
 from sottovoce.privacy.masks import MOST_BITS
+from sottovoce.privacy.near_gaussian import worth
 
 
-def encoding(nodes=10, survivors=7, size=100_000, noise=1.0, devices=10, phones=True):
-    return Encoding(size, 1.0, noise, nodes, survivors, devices, phones)
+def encoding(nodes=10, parts=7, size=100_000, noise=1.0, devices=10, phones=True):
+    return Encoding(size, 1.0, noise, nodes, parts, devices, phones)
 
 
-def parts(one, nodes):
+def shares(one, nodes):
     """What each node sends whose devices have nothing to say, in weight units."""
     entropy = SeededEntropy(0)
     sources = [(entropy.generator("rounding", node), entropy.generator("noise", node)) for node in range(nodes)]
@@ -27,7 +28,7 @@ def parts(one, nodes):
 
 def test_the_noise_is_as_promised_at_the_worst_dropout_and_more_when_fewer_are_lost():
     # 1,000,000 numbers: the standard error of the deviation is 0.07 %.
-    first, second, third = parts(encoding(nodes=3, survivors=2, size=1_000_000, noise=2.0, devices=3), 3)
+    first, second, third = shares(encoding(nodes=3, parts=2, size=1_000_000, noise=2.0, devices=3), 3)
     assert abs((first + second).std() / 2.0 - 1) < 0.01
     assert abs((first + second + third).std() / (2.0 * math.sqrt(3 / 2)) - 1) < 0.01
     # One more lost than tolerated is noticed.
@@ -35,10 +36,10 @@ def test_the_noise_is_as_promised_at_the_worst_dropout_and_more_when_fewer_are_l
 
 
 @pytest.mark.parametrize("phones", [True, False])
-@pytest.mark.parametrize(("nodes", "survivors", "noise"), [(3, 2, 0.3), (10, 7, 1.0), (1000, 700, 1.0), (100, 51, 8.0)])
-def test_what_one_device_moves_is_hidden_by_no_less_than_the_promised_noise(nodes, survivors, noise, phones):
-    one = encoding(nodes, survivors, 20_000, noise, nodes, phones)
-    assert worth(one.moved, 2.0**one.scale_bits, survivors, one.size) >= noise
+@pytest.mark.parametrize(("nodes", "parts", "noise"), [(3, 2, 0.3), (10, 7, 1.0), (1000, 700, 1.0), (100, 51, 8.0)])
+def test_what_one_device_moves_is_hidden_by_no_less_than_the_promised_noise(nodes, parts, noise, phones):
+    one = encoding(nodes, parts, 20_000, noise, nodes, phones)
+    assert worth(one.moved, 2.0**one.scale_bits, parts, one.size) >= noise
     assert one.std >= 2**GRID_BITS
     # And next to nothing is wasted: 0.5 % on phones, 2 % where a node rounds the sum of several.
     assert one.std * one.width <= noise * (1.005 if phones else 1.02)
@@ -51,55 +52,28 @@ def test_the_modulus_holds_the_longest_sum_and_noise_of_eight_deviations():
         assert reach < 2 ** (one.bits - 1) <= 4 * reach
 
 
-def test_tau_is_the_papers_sum_and_vanishes_at_the_scales_in_use():
-    assert tau(1, 0.5) == 0
-    assert tau(3, 0.5) == pytest.approx(10 * (math.exp(-(math.pi**2) / 4) + math.exp(-(math.pi**2) / 3)))
-    assert tau(10**6, 8.0) < 1e-260
-    # Where it does not vanish it costs.
-    assert worth(1.0, 0.6, 3, 100) < 0.3 < math.sqrt(3) * 0.6
-
-
-def test_a_sum_of_discrete_gaussians_is_as_near_to_one_discrete_gaussian_as_tau_says():
-    for parts, scale in ((2, 0.8), (5, 1.0), (9, 1.3)):
-        reach = np.arange(-60, 61)
-        single = np.exp(-(reach**2) / (2 * scale**2))
-        single /= single.sum()
-        summed = single
-        for _ in range(parts - 1):
-            summed = np.convolve(summed, single, mode="full")
-        wide = np.arange(-60 * parts, 60 * parts + 1)
-        whole = np.exp(-(wide.astype(float) ** 2) / (2 * parts * scale**2))
-        whole /= whole.sum()
-        near = np.abs(wide) <= 6 * math.sqrt(parts) * scale
-        assert np.abs(np.log(summed[near] / whole[near])).max() <= tau(parts, scale) + 1e-6
-
-
-@pytest.mark.parametrize("rate", [1.0, 0.1])
-def test_epsilon_is_not_below_that_of_the_central_discrete_gaussian(rate):
+def test_epsilon_is_not_below_that_of_the_central_discrete_gaussian():
     # The least noise of a sum, drawn centrally, at a scale small enough for the accountant to add up.
     central = privacy_loss_distribution.from_discrete_gaussian_mechanism(
-        sigma=256, sensitivity=256, sampling_prob=rate, value_discretization_interval=1e-4
+        sigma=256, sensitivity=256, value_discretization_interval=1e-4
     ).self_compose(3)
-    value = worth(256.0, 256 / math.sqrt(7), 7, 100_000)
-    event = (
-        PoissonGaussian(sampling_rate=rate, noise_multiplier=value) if rate < 1 else Gaussian(noise_multiplier=value)
-    )
+    value = worth(256.0, 256 / math.sqrt(7), 7, 1)
     # Three neighbours in the accountant's own grid are what the two may differ by.
-    assert published({event: 3}, 1e-5)[0] >= central.get_epsilon_for_delta(1e-5) - 3e-4
+    assert published({Gaussian(noise_multiplier=value): 3}, 1e-5)[0] >= central.get_epsilon_for_delta(1e-5) - 3e-4
     half = Gaussian(noise_multiplier=value * 1.05)
-    assert rate < 1 or published({half: 3}, 1e-5)[0] < central.get_epsilon_for_delta(1e-5) - 3e-4
+    assert published({half: 3}, 1e-5)[0] < central.get_epsilon_for_delta(1e-5) - 3e-4
 
 
 def test_noise_multipliers_one_and_two_cost_the_published_figures():
     for noise, epsilon in ((1.0, 4.3772), (2.0, 1.9931)):
         one = encoding(noise=noise)
-        value = worth(one.moved, 2.0**one.scale_bits, one.survivors, one.size)
+        value = worth(one.moved, 2.0**one.scale_bits, one.parts, one.size)
         assert published({Gaussian(noise_multiplier=value): 1}, 1e-5)[0] == pytest.approx(epsilon, abs=2e-4)
 
 
 def test_shares_that_were_not_provisioned_for_lost_nodes_cost_as_much_as_published():
     # With all of it epsilon is 1.85; 30 % of the nodes are lost, and nobody made up for them.
-    value = worth(256.0, 256.0 / 10, 70, 1000)
+    value = worth(2.0**16, 2.0**16 / 10, 70, 1000)
     event = PoissonGaussian(sampling_rate=0.02, noise_multiplier=value)
     assert published({event: 200}, 1e-5)[0] == pytest.approx(2.90, abs=0.015)
 
@@ -115,7 +89,7 @@ def test_updates_and_plans_that_cannot_be_encoded_are_refused():
     with pytest.raises(ConfigError, match="bits"):
         encoding(devices=2**50)
     with pytest.raises(ConfigError, match="nobody can encode"):
-        encoding(nodes=3, survivors=4)
+        encoding(nodes=3, parts=4)
     assert encoding(devices=2**40).bits <= MOST_BITS
 
 

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from secure_sessions import Nodes, session, vectors
+from secure_sessions import POOL, Nodes, session, vectors
 
 from sottovoce.client.secure_messages import KEYS, MASKED, SHARES, UNMASK, Advert, Boxes, Masked, Shares, read, record
+from sottovoce.models.dsse import signature_of
 from sottovoce.privacy.errors import AggregationError, ConfigError
 from sottovoce.server.secure_session import SPARSE
 
@@ -62,6 +63,13 @@ def changed(kind, **fields):
     )
 
 
+def low_order(answer):
+    bad = msgspec.structs.replace(read(answer, Advert), mask_key=bytes(32))
+    opened = BENT_SESSION.digest()
+    return record(msgspec.structs.replace(bad, signature=signature_of(POOL[2], bad.signed(opened))))
+
+
+BENT_SESSION = session(5, 7)
 BENT = {
     "keys under another's place": (KEYS, changed(Advert, place=4), "did not sign"),
     "keys changed on the way": (KEYS, changed(Advert, mask_key=bytes(32)), "did not sign"),
@@ -71,6 +79,7 @@ BENT = {
     "boxes of another session": (SHARES, changed(Boxes, session=bytes(32)), "others than its neighbours"),
     "a vector too short": (MASKED, changed(Masked, vector=lambda m: m.vector[:-1]), "another session or size"),
     "a vector of another session": (MASKED, changed(Masked, session=bytes(32)), "another session or size"),
+    "keys of low order, duly signed": (KEYS, low_order, "agrees on nothing"),
     "shares of fewer nodes": (UNMASK, changed(Shares, seeds=lambda s: s.seeds[1:]), "not asked for"),
     "shares of another session": (UNMASK, changed(Shares, session=bytes(32)), "not asked for"),
     "keys where shares are due": (UNMASK, lambda answer: record(Boxes(bytes(32), ())), "not a shares"),
@@ -80,7 +89,7 @@ BENT = {
 @pytest.mark.parametrize("name", BENT)
 def test_an_answer_that_cannot_be_used_is_named_and_left_out(name):
     step, bend, said = BENT[name]
-    run = Nodes(session(5, 7), vectors(5, 7), bend={(step, 2): bend})
+    run = Nodes(BENT_SESSION, vectors(5, 7), bend={(step, 2): bend})
     found = run.sum()
     assert run.dropped[0].startswith("node at place 2: ")
     assert said in run.dropped[0]
@@ -98,6 +107,19 @@ def test_a_false_share_is_found_out_instead_of_giving_a_false_sum(which):
         run.sum()
 
 
+@pytest.mark.parametrize(("dropout", "collusion"), [(0.3, 0.4), (0.0, 1.0), (0.45, 0.3), (0.2, -0.1)])
+def test_so_many_colluding_nodes_that_a_lying_coordinator_could_open_a_vector_are_refused(dropout, collusion):
+    with pytest.raises(ConfigError, match="collusion"):
+        session(10, dropout=dropout, collusion=collusion)
+
+
+@pytest.mark.parametrize(("collusion", "parts"), [(0.0, 6), (0.1, 6), (0.2, 5)])
+def test_the_noise_suffices_without_that_of_colluding_nodes_and_of_one_at_any_rate(collusion, parts):
+    opened = session(10, dropout=0.3, collusion=collusion)
+    assert opened.survivors == 7
+    assert opened.encoding().parts == parts
+
+
 @pytest.mark.parametrize("dropout", [0.5, 1.0, -0.1])
 def test_half_of_the_nodes_may_not_be_lost(dropout):
     with pytest.raises(ConfigError, match="dropout"):
@@ -105,8 +127,9 @@ def test_half_of_the_nodes_may_not_be_lost(dropout):
 
 
 def test_a_sparse_graph_is_not_asked_to_bear_more_than_it_can():
-    with pytest.raises(ConfigError, match=r"0\.4"):
-        session(300, dropout=0.4)
+    for asked in ({"dropout": 0.4}, {"collusion": 0.3}):
+        with pytest.raises(ConfigError, match="300 nodes"):
+            session(300, **asked)
 
 
 def test_two_nodes_cannot_hide_anything_from_each_other():
@@ -123,11 +146,11 @@ def test_large_sums_go_by_a_sparse_graph_in_which_everybody_sees_the_same_neighb
 
 
 def test_a_sparse_sum_is_exact_too():
-    opened = session(12, 30, dropout=0.3, neighbours=6, threshold=4)
-    run = Nodes(opened, vectors(12, 30), {3: MASKED, 7: SHARES})
+    opened = session(104, 30, dropout=0.3, neighbours=SPARSE, threshold=SPARSE // 2 + 1)
+    run = Nodes(opened, vectors(104, 30), {3: MASKED, 7: SHARES})
     found = run.sum()
     assert np.array_equal(found.total, clear(run, found.places))
-    assert len(found.places) == 10
+    assert len(found.places) == 102
 
 
 def test_a_sparse_graph_fails_less_than_once_in_a_hundred_sums_and_hides_from_a_fifth_of_the_nodes():

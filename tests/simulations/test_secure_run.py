@@ -79,7 +79,16 @@ def in_clear(chosen, dataset):
             one, share = asked[node], partition(dataset.train, place, chosen.nodes)
             size = sum(value.size for value in one.parameters.values())
             session = open_session(
-                plan, "r", 1, population.orders, size, bytes(32), dropout=secure.dropout, phones=False, random=bytes
+                plan,
+                "r",
+                1,
+                population.orders,
+                size,
+                bytes(32),
+                dropout=secure.dropout,
+                collusion=0.0,
+                phones=False,
+                random=bytes,
             )
             update = summed_update(
                 {name: torch.from_numpy(value) for name, value in one.parameters.items()},
@@ -137,7 +146,7 @@ def test_too_many_lost_nodes_make_a_round_that_nobody_answered_with_the_coordina
 
 
 def test_every_phone_takes_part_drawn_or_not_so_that_none_learns_who_was_drawn(tmp_path):
-    sampled = [("privacy.sampling", "poisson"), ("privacy.sampling_rate", 0.5)]
+    sampled = [("privacy.sampling", "poisson"), ("privacy.sampling_rate", 0.5), ("privacy.cohorts", "visible")]
     exact = [("privacy.noise", "none"), ("privacy.epsilon", float("inf"))]
     chosen = experiment(("data.devices", 30), ("nodes", 30), ("rounds", 1), *sampled, *exact)
     phones = load(chosen.data, None, None)
