@@ -105,8 +105,6 @@ class Session(_Strict, frozen=True):
             raise ValueError(
                 f"threshold {self.threshold} of {nodes} shares, {self.colluders} nodes may give both kinds"
             )
-        if self.survivors - max(1, self.colluders) < 1:
-            raise ValueError(f"{self.colluders} of {self.survivors} nodes may collude: the noise is known to them")
 
     def digest(self) -> bytes:
         """SHA-256 of the whole session."""

@@ -9,6 +9,7 @@ from sottovoce.client.secure_messages import KEYS, MASKED, UNMASK, Masked, Sessi
 from sottovoce.client.training import summed_update
 from sottovoce.privacy.entropy import SeededEntropy
 from sottovoce.privacy.errors import ConfigError
+from sottovoce.privacy.ledger import Ledger
 from sottovoce.privacy.masks import centred, unpack
 from sottovoce.server import round as round_module
 from sottovoce.server.secure_collect import Collected
@@ -164,9 +165,26 @@ def test_every_phone_takes_part_drawn_or_not_so_that_none_learns_who_was_drawn(t
         (("nodes", 2), "nodes = 3"),
         (("privacy.mechanism", "gaussian"), "discrete_gaussian"),
         (("privacy.dropout", 0.5), "dropout"),
+        (("privacy.collusion", 0.4), "collusion = 0.4"),
+        (("privacy.sampling", "poisson"), "cohorts = 'visible'"),
         (("measure.popularity", 1), "no measurements"),
     ],
 )
 def test_settings_that_cannot_hide_anybody_are_refused(change, said):
     with pytest.raises(ConfigError, match=said):
         experiment(change)
+
+
+def test_a_run_whose_rounds_close_early_is_refused_before_anything_is_paid_for(tmp_path, dataset):
+    with pytest.raises(ConfigError, match=r"collect\.goal = 20 with secure aggregation"):
+        go(tmp_path / "run", dataset, experiment(("collect.goal", 20)))
+    with Ledger.open(RunFolder(tmp_path / "run").ledger, readonly=True) as ledger:
+        assert not ledger.book().spent
+
+
+def test_a_failed_sum_is_skipped_where_a_minimum_is_asked_for(tmp_path, dataset):
+    chosen = experiment(("collect.minimum", 1), ("rounds", 1))
+    model, points, _ = go(tmp_path / "run", dataset, chosen, {2: MASKED, 3: MASKED})
+    assert [point.record.skipped for point in points] == [True]
+    fresh = chosen.model.initial(dataset.schema, chosen.seed)
+    assert all(torch.equal(model.parameters[name], fresh[name]) for name in fresh)
