@@ -210,8 +210,9 @@ def ledger(kills: int, writers: int, rounds: int, folder: Path, json_output: boo
 @click.option("--nodes", default="10,100", show_default=True, help="Comma list of how many nodes take part.")
 @click.option("--size", type=click.IntRange(1, 10_000_000), default=100_000, show_default=True, help="Parameters.")
 @click.option("--lost", type=click.FloatRange(0, 0.3), default=0.1, show_default=True, help="Share that drops out.")
+@click.option("--against", type=click.Choice(["flower"]), help="Run Flower's SecAgg+ too, in this process.")
 @as_json
-def secagg(nodes: str, size: int, lost: float, json_output: bool) -> None:
+def secagg(nodes: str, size: int, lost: float, against: str | None, json_output: bool) -> None:
     """Time and bytes of a secure sum, for a node and for the coordinator.
 
     All nodes are computed here, one after the other: 1,000 of them take two to three minutes.
@@ -224,7 +225,7 @@ def secagg(nodes: str, size: int, lost: float, json_output: bool) -> None:
     except ValueError:
         raise ConfigError(f"--nodes {nodes}: not a list of numbers", "write for example --nodes 10,100") from None
     with torch_threads(1):
-        found = [secure_bench.bench(count, size, lost) for count in counts]
+        found = [secure_bench.bench(count, size, lost, against == "flower") for count in counts]
     if json_output:
         print_json(found)
         return
@@ -236,6 +237,12 @@ def secagg(nodes: str, size: int, lost: float, json_output: bool) -> None:
             f"{one.down_bytes / 1024:8.0f} KiB{one.node_ms:6.0f} ms{one.encode_ms:6.0f} ms{one.server_s:11.2f} s"
             f"  {'yes' if one.exact else 'NO'}"
         )
+    for one in found:
+        if peer := one.flower:
+            click.echo(
+                f"SecAgg+, {peer.nodes:,} nodes: {peer.up_bytes / 1024:.0f} KiB up,"
+                f" {peer.down_bytes / 1024:.0f} KiB down, {peer.trips} trips, {peer.node_ms:.0f} ms a node, {peer.server_s:.2f} s its coordinator; no noise"
+            )
 
 
 @bench.command()

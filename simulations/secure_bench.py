@@ -36,6 +36,7 @@ from sottovoce.privacy.plan import MechanismPlan
 from sottovoce.server.secure_session import open_session
 from sottovoce.server.secure_sum import secure_sum
 from sottovoce.simulations.node_keys import simulated_key
+from sottovoce.simulations.peer_secagg import PeerCost, bench_secaggplus
 
 ENCODED = 8
 """Nodes that round and add noise while they are timed; the vectors of the others are random whole numbers."""
@@ -62,6 +63,7 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
         encode_ms: of a node besides: rounding and noise; median of a few.
         server_s: processor time of the coordinator.
         exact: whether the sum equals that of the vectors in clear.
+        flower: the same by Flower's SecAgg+, which adds no noise; None where it was not run.
     """
 
     nodes: int
@@ -78,6 +80,7 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     encode_ms: float
     server_s: float
     exact: bool
+    flower: PeerCost | None = None
 
 
 @dataclass(slots=True)
@@ -121,13 +124,14 @@ class _Fleet:
         return record(shares)
 
 
-def bench(nodes: int, size: int, lost: float) -> Cost:
+def bench(nodes: int, size: int, lost: float, against_flower: bool = False) -> Cost:
     """One secure sum of `nodes` phones at noise multiplier 1.
 
     Args:
         nodes: 3 or more.
         size: numbers in a vector.
         lost: share of the nodes that drop out after they shared their keys, 0 to 0.3.
+        against_flower: whether Flower's SecAgg+ is run too.
 
     Raises:
         ConfigError: too few nodes.
@@ -176,4 +180,5 @@ def bench(nodes: int, size: int, lost: float) -> Cost:
         encode_ms=round(1e3 * statistics.median(encode), 1),
         server_s=round(spent - sum(fleet.seconds.values()), 2),
         exact=bool(np.array_equal(clear, found.total)),
+        flower=bench_secaggplus(nodes, size, lost) if against_flower else None,
     )
