@@ -237,12 +237,11 @@ def secagg(nodes: str, size: int, lost: float, against: str | None, json_output:
             f"{one.down_bytes / 1024:8.0f} KiB{one.node_ms:6.0f} ms{one.encode_ms:6.0f} ms{one.server_s:11.2f} s"
             f"  {'yes' if one.exact else 'NO'}"
         )
-    for one in found:
-        if peer := one.flower:
-            click.echo(
-                f"SecAgg+, {peer.nodes:,} nodes: {peer.up_bytes / 1024:.0f} KiB up,"
-                f" {peer.down_bytes / 1024:.0f} KiB down, {peer.trips} trips, {peer.node_ms:.0f} ms a node, {peer.server_s:.2f} s its coordinator; no noise"
-            )
+    for peer in (one.flower for one in found if one.flower):
+        click.echo(
+            f"SecAgg+ of {peer.nodes:,}: {peer.up_bytes / 1024:.0f} KiB up, {peer.down_bytes / 1024:.0f} KiB down, "
+            f"{peer.trips} trips, {peer.node_ms:.0f} ms a node, {peer.server_s:.2f} s its coordinator; no noise"
+        )
 
 
 @bench.command()

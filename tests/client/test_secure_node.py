@@ -1,9 +1,13 @@
 """What a node checks of an instruction that comes with its neighbours' boxes, and what it remembers."""
 
+import re
+from pathlib import Path
+
 import msgspec
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.common.serde import recorddict_to_proto
 from secure_sessions import POOL, Nodes, session
 
 from sottovoce.client.app import Node, client_app
@@ -22,13 +26,13 @@ CONFIG = RankerConfig(embedding_width=4, tower_width=4, hidden_width=4)
 class Real(Nodes):
     """Node 1 is the real one, behind its ClientApp; the others are by hand."""
 
-    def __init__(self, member=True, **changes):
+    def __init__(self, member=True, nodes=4, config=CONFIG, **changes):
         data = load(1, seed=0)
-        weights = {name: value.numpy() for name, value in initial(data.schema, CONFIG, 0).items()}
+        weights = {name: value.numpy() for name, value in initial(data.schema, config, 0).items()}
         size = sum(value.size for value in weights.values())
-        opened = session(4, size, **changes)
-        super().__init__(opened, {place: np.zeros(size, np.int64) for place in range(4)})
-        node = Node(data.train, data.schema, CONFIG, 1, member=Member(POOL[1], self.registry) if member else None)
+        opened = session(nodes, size, **changes)
+        super().__init__(opened, {place: np.zeros(size, np.int64) for place in range(nodes)})
+        node = Node(data.train, data.schema, config, 1, member=Member(POOL[1], self.registry) if member else None)
         self.app = client_app(lambda context: node)
         self.context = Context(1, 2, {}, RecordDict(), {})
         InProcessGrid(self.app, 1)
@@ -149,3 +153,22 @@ def test_a_new_session_forgets_the_one_before():
 def test_boxes_are_read_back_as_they_were_sent():
     told = Boxes(bytes(32), ((3, bytes(82)),))
     assert read(record(told), Boxes) == told
+
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "egress.md"
+
+
+def test_what_a_node_answers_in_a_secure_sum_has_the_bits_that_the_document_declares():
+    text = DOCUMENT.read_text()
+    section = text[text.index("## With secure aggregation") : text.index("## Added by Flower")]
+    rows = re.findall(r"^\| `(train\.secure_\w+)` \| [^|]+ \| ([\d,]+) \|", section, re.M)
+    declared = {kind: int(bits.replace(",", "")) for kind, bits in rows}
+    # Ten phones, two of which are lost before they send a vector.
+    run = Real(nodes=10, config=RankerConfig())
+    run.lost = {8: MASKED, 9: MASKED}
+    run.sum()
+    sent = {kind: recorddict_to_proto(answers[1]) for kind, answers in run.sent.items()}
+    assert declared.keys() == sent.keys()
+    for kind, answer in sent.items():
+        # A signature has up to 72 bytes, of random length.
+        assert 0 <= declared[kind] - 8 * answer.ByteSize() <= (32 if kind == KEYS else 0), (kind, 8 * answer.ByteSize())
