@@ -1,6 +1,7 @@
 """What a node checks of an instruction that comes with its neighbours' boxes, and what it remembers."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -9,16 +10,21 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.common.serde import recorddict_to_proto
 from secure_sessions import POOL, Nodes, session
+from small_store import quick_folder
 
 from sottovoce.client.app import Node, client_app
+from sottovoce.client.consent import Consent
 from sottovoce.client.fleet import LocalTraining
 from sottovoce.client.message import Instruction, instruction_record
-from sottovoce.client.secure_messages import KEYS, MASKED, RECORD, SHARES, UNMASK, Boxes, read, record
+from sottovoce.client.phone_node import phone_app
+from sottovoce.client.secure_messages import KEYS, MASKED, RECORD, SHARES, UNMASK, Boxes, Masked, read, record
 from sottovoce.client.secure_node import Member, told_to_all
 from sottovoce.models.ranker import RankerConfig, initial
 from sottovoce.privacy.errors import UpdateError
+from sottovoce.privacy.masks import packed_bytes
 from sottovoce.simulations.grid import InProcessGrid
-from sottovoce.simulations.market import load
+from sottovoce.simulations.market import Market, load
+from sottovoce.simulations.simulated_phone import simulated_phone
 
 CONFIG = RankerConfig(embedding_width=4, tower_width=4, hidden_width=4)
 
@@ -153,6 +159,25 @@ def test_a_new_session_forgets_the_one_before():
 def test_boxes_are_read_back_as_they_were_sent():
     told = Boxes(bytes(32), ((3, bytes(82)),))
     assert read(record(told), Boxes) == told
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_a_phone_that_holds_back_takes_part_with_noise_alone_and_sends_as_many_bytes(agrees):
+    # Without noise what is left of a phone that holds back is nothing.
+    run = Real(noise_multiplier=0.0)
+    with quick_folder() as folder:
+        hosted, around = simulated_phone(Market(0), 3, Path(folder), CONFIG, 1)
+        if not agrees:
+            around.consent = Consent()
+        run.app = phone_app(replace(hosted, member=Member(POOL[1], run.registry)))
+        found = run.sum()
+        in_clear = run.app(Message(instruction_record(run.instruction), 2, "train"), run.context)
+        hosted.store.close()
+    assert found.places == (0, 1, 2, 3)
+    encoding = run.session.encoding()
+    assert (0 < np.linalg.norm(found.total) <= encoding.moved) if agrees else not found.total.any()
+    assert len(read(run.sent[MASKED][1], Masked).vector) == packed_bytes(run.session.size, encoding.bits)
+    assert in_clear.has_error()
 
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "egress.md"
