@@ -10,8 +10,8 @@ were registered beforehand, so that it cannot stand in the middle.
 
 Pure functions of a state: the caller keeps it from message to message, see `client.app`. A step is taken once.
 
-Source: Bonawitz et al. 2017, figure 4; sparse graph: Bell et al. 2020, "Secure single-server aggregation with
-(poly)logarithmic overhead", section 3.
+Source: Bonawitz et al. 2017; sparse graph: Bell et al. 2020, "Secure single-server aggregation with
+(poly)logarithmic overhead".
 """
 
 import hashlib

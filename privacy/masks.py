@@ -3,7 +3,7 @@
 The modulus is a power of two, 2**bits, so that the low bits of a uniform word are uniform, and arithmetic that wraps at
 32 or 64 bits agrees with it: sums need no reduction before the end.
 
-Source: Bonawitz et al. 2017, "Practical secure aggregation for privacy-preserving machine learning", section 4.
+Source: Bonawitz et al. 2017, "Practical secure aggregation for privacy-preserving machine learning".
 """
 
 from typing import Any

@@ -3,7 +3,7 @@
 Whoever does not answer, or answers with what cannot be used, is left out from that step on. As long as enough nodes go
 through with it, the sum of their vectors comes out exactly; below that there is no sum, and no vector of anybody's.
 
-Source: Bonawitz et al. 2017, figure 4; sparse graph: Bell et al. 2020, section 3.
+Source: Bonawitz et al. 2017; sparse graph: Bell et al. 2020.
 """
 
 import hashlib
