@@ -62,6 +62,12 @@ def millionths(amount: float) -> int:
     return round(amount * MICRO)
 
 
+def exact(amount: int) -> str:
+    """Micro-units as a decimal number, every digit and no zeros behind."""
+    whole, rest = divmod(amount, MICRO)
+    return f"{whole}.{rest:06d}".rstrip("0").rstrip(".")
+
+
 def value(campaign: Campaign, probabilities: Sequence[float]) -> int | None:
     """Micro-units per thousand impressions, rounded down; None when the model lacks the head that the pricing needs.
 

@@ -14,6 +14,7 @@ the creative and the campaign only.
 
 from bisect import bisect_right
 from collections import defaultdict
+from collections.abc import Iterator
 from datetime import datetime
 
 from sottovoce.client.catalogue import Ad, Campaign, Cap, Catalogue, EventName, Level
@@ -79,25 +80,46 @@ class Counts:
         moments = self._times.get((cap.level, name, cap.event), [])
         return len(moments) - bisect_right(moments, self._now - cap.window_s * _SECOND)
 
-    def refusal(self, ad: Ad, campaign: Campaign) -> Refusal | None:
-        """What forbids one more impression of the ad, or None: caps, then cool-downs, then competitors.
+    def refusals(self, ad: Ad, campaign: Campaign) -> Iterator[Refusal]:
+        """All that forbids one more impression of the ad: caps, then cool-downs, then competitors.
 
         A cap at category level holds for each of the campaign's categories.
         """
         for cap in campaign.caps:
             if found := self._reached(cap, ad, campaign):
-                return Refusal(REASONS[cap.level], "cap", found)
+                yield Refusal(REASONS[cap.level], "cap", found)
         for cap in self._cool_downs:
             if found := self._reached(cap, ad, campaign):
-                return Refusal(Loss.COOLING_DOWN, "cool_down", found)
+                yield Refusal(Loss.COOLING_DOWN, "cool_down", found)
+        for _, seat in self._rivals(campaign):
+            yield Refusal(Loss.COMPETITOR_BEFORE, "distance", f"{seat} within {campaign.competitors.within_s} s")
+            break
+
+    def refusal(self, ad: Ad, campaign: Campaign) -> Refusal | None:
+        """The first of `refusals`, or None."""
+        return next(self.refusals(ad, campaign), None)
+
+    def ends(self, ad: Ad, campaign: Campaign) -> set[int]:
+        """When the limits that forbid the ad now no longer do, each by itself, in microseconds since 1970.
+
+        A limit of 0 never ends and has no moment here.
+        """
+        found = {moment + campaign.competitors.within_s * _SECOND for moment, _ in self._rivals(campaign)}
+        for cap in (*campaign.caps, *self._cool_downs):
+            for name in _names(cap.level, ad.crid, campaign.cid, campaign):
+                if cap.max and self.within(cap, name) >= cap.max:
+                    found.add(self._times[cap.level, name, cap.event][-cap.max] + cap.window_s * _SECOND)
+        return found
+
+    def _rivals(self, campaign: Campaign) -> Iterator[tuple[int, str]]:
+        """When competitors that it names were shown, as far back as it minds, and who they were."""
         avoided = campaign.competitors
         for moment, other in self._shown:
             if other.seat == campaign.seat or moment <= self._now - avoided.within_s * _SECOND or not avoided.within_s:
                 continue
             near = any(below(domain, rival) for domain in other.adomain for rival in avoided.adomain)
             if near or set(other.cat) & set(avoided.cat):
-                return Refusal(Loss.COMPETITOR_BEFORE, "distance", f"{other.seat} within {avoided.within_s} s")
-        return None
+                yield moment, other.seat
 
     def _reached(self, cap: Cap, ad: Ad, campaign: Campaign) -> str:
         """What the cap counts where it is reached, else the empty string."""

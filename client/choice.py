@@ -12,13 +12,14 @@ from sottovoce.client.columns import Codes, Places
 from sottovoce.client.combination_choice import Choice as Combination
 from sottovoce.client.combination_posterior import Posterior as PartsPosterior
 from sottovoce.client.consent import Consent
-from sottovoce.client.decision import Decision, Level, Mode, Used, Winner
+from sottovoce.client.decision import Climb, Decision, Level, Mode, Used, Winner
 from sottovoce.client.events import EventLog
 from sottovoce.client.offers import Offers
 from sottovoce.client.policy import CoolDown
 from sottovoce.client.posterior import Posterior
 from sottovoce.client.reasons import Loss, NoBid
 from sottovoce.client.rotation import in_turn
+from sottovoce.client.showing import Showing
 from sottovoce.client.situation import Situation
 from sottovoce.client.taxonomy import named
 from sottovoce.client.workings import Asked, PickWorkings
@@ -38,6 +39,7 @@ class Asking:
         posterior: of this person's taste, or None.
         parts: what was learnt of parts of creatives, or None.
         begun: when the decision began, by the clock of the ladder; None without one.
+        then: how the ladder came to its answer, where it is to come to it again.
     """
 
     at: Situation
@@ -49,6 +51,7 @@ class Asking:
     posterior: Posterior | None
     parts: PartsPosterior | None
     begun: int | None
+    then: Climb | None
 
 
 class Choice(NamedTuple):
@@ -71,6 +74,7 @@ class Choice(NamedTuple):
     considered: tuple[tuple[str, float], ...] = ()
     rest: float = 0.0
     model: str = ""
+    climb: Climb | None = None
 
 
 def in_rotation(catalogue: Catalogue, candidates: Places, log: EventLog, floor: float, codes: Codes) -> Choice:
@@ -91,6 +95,7 @@ def decided(
     cool_downs: tuple[CoolDown, ...],
     used: Used,
     combination: Combination | None,
+    showing: Showing,
 ) -> Decision:
     """The decision, able to say more.
 
@@ -101,6 +106,7 @@ def decided(
         cool_downs: of the app.
         used: names what it was made from.
         combination: of the winner's parts.
+        showing: the combinations of the catalogue.
     """
     counts = np.bincount(choice.codes) if choice.codes is not None else np.zeros(0, np.int64)
     decision = Decision(
@@ -133,6 +139,8 @@ def decided(
             offers=choice.offers,
             turn=choice.turn,
             asked=choice.asked,
+            climb=choice.climb,
+            showing=showing,
         )
     )
 

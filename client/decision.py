@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from sottovoce.client.catalogue import Catalogue
 from sottovoce.client.combination_choice import Choice as Combination
 from sottovoce.client.consent import Consent
 from sottovoce.client.reasons import Loss, NoBid
@@ -17,6 +18,11 @@ from sottovoce.privacy.errors import DeviceError
 
 Mode = Literal["personalised", "contextual", "none"]
 Level = Literal["model", "previous", "contextual", "rotation", "house", "none"]
+Group = Literal["history", "habit", "page", "device"]
+"""Earlier events; the personal layer's offset; features of the page; features of the device."""
+
+PROFILED: frozenset[Level] = frozenset({"model", "previous"})
+"""Levels whose choice may read what the person did, where that is allowed."""
 
 
 class Winner(msgspec.Struct, frozen=True):
@@ -73,37 +79,79 @@ class Loser(msgspec.Struct, frozen=True):
 
 
 class Effect(msgspec.Struct, frozen=True):
-    """What one group of signals did to the winner's P(click): measured by scoring it again without the group.
+    """What one group of signals did to a chance.
 
     Attributes:
-        group: `history` (earlier events), `page` (context features) or `device` (device features).
-        without: P(click) with the group missing.
-        change: P(click) minus `without`; above 0 the group raised it.
+        group: see `Group`.
+        share: its Shapley value in log odds; above 0 the group raised the chance.
+        without: the chance with everything but the group.
+        alone: the chance with the group and nothing else but the ad.
     """
 
-    group: Literal["history", "page", "device"]
+    group: Group
+    share: float
     without: float
-    change: float
+    alone: float
+
+
+class Signals(msgspec.Struct, frozen=True):
+    """What all groups that the model was given did to the winner's chance; see `client.signals`.
+
+    Attributes:
+        of: a click, or a click that is followed by a conversion.
+        bare: the chance by the ad alone.
+        given: with everything that the model was given. The shares add up to the log odds of `given` less those of
+            `bare`.
+        least, most: of all combinations of the groups.
+        effects: one for each group, largest share first.
+    """
+
+    of: Literal["click", "conversion"]
+    bare: float
+    given: float
+    least: float
+    most: float
+    effects: tuple[Effect, ...]
+
+
+class Climb(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the ladder came to its answer; see `client.ladder`.
+
+    Attributes:
+        asked: the step whose model answered; None when none did.
+        faults: why each step above it did not.
+    """
+
+    asked: Level | None = None
+    faults: tuple[str, ...] = ()
 
 
 class Evidence(msgspec.Struct, frozen=True):
     """Facts that the explanation may state, all about what the model was given.
 
     Attributes:
-        effects: one per group that the model was given, largest change first; None when they could not be measured.
+        signals: what each group did; None when no model chose, or when it could not be measured.
         remembered: past impressions that the model was given.
         shown: those of them in the winner's category (any shared category).
         clicked: those of `shown` that were clicked.
         topics: the page's categories in words.
         publisher: bundle or domain of the app or site.
+        first: no ad that takes part was worth more than the winner.
+        besides: the ranking counted more than what ads pay; see `client.value`.
+        wished: interests that the person edited weighed in it.
+        taste: what this device learned that the person likes decided how often each was drawn.
     """
 
-    effects: tuple[Effect, ...] | None = ()
+    signals: Signals | None = None
     remembered: int = 0
     shown: int = 0
     clicked: int = 0
     topics: tuple[str, ...] = ()
     publisher: str = ""
+    first: bool = True
+    besides: bool = False
+    wished: bool = False
+    taste: bool = False
 
 
 class Used(msgspec.Struct, frozen=True):
@@ -129,6 +177,26 @@ class Workings(Protocol):
 
     def evidence(self) -> Evidence:
         """Facts for the explanation."""
+        ...
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """All ads."""
+        ...
+
+    @property
+    def impid(self) -> str:
+        """Of the place that was asked for."""
+        ...
+
+    @property
+    def climb(self) -> Climb | None:
+        """How the ladder came to its answer; None where no model was to be asked."""
+        ...
+
+    @property
+    def creatives(self) -> str:
+        """Digest of what may be shown of creatives with combinations; empty without any."""
         ...
 
 
@@ -188,7 +256,7 @@ class Decision(msgspec.Struct, frozen=True, dict=True):
         Raises:
             DeviceError: the decision was read back.
         """
-        return self._asked().losers()
+        return self.workings.losers()
 
     @cached_property
     def evidence(self) -> Evidence:
@@ -197,7 +265,7 @@ class Decision(msgspec.Struct, frozen=True, dict=True):
         Raises:
             DeviceError: the decision was read back.
         """
-        return self._asked().evidence()
+        return self.workings.evidence()
 
     def in_full(self) -> dict[str, Any]:
         """The decision with losers and evidence, as plain data.
@@ -209,7 +277,13 @@ class Decision(msgspec.Struct, frozen=True, dict=True):
         plain: dict[str, Any] = msgspec.to_builtins(more)
         return {**msgspec.to_builtins(self), **plain}
 
-    def _asked(self) -> Workings:
+    @property
+    def workings(self) -> Workings:
+        """What it takes to say more.
+
+        Raises:
+            DeviceError: the decision was read back.
+        """
         workings: Workings | None = self.__dict__.get("_workings")
         if workings is None:
             raise DeviceError(

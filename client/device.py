@@ -21,8 +21,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
-
 from sottovoce.client import controls as person
 from sottovoce.client import personal_data
 from sottovoce.client.bundle_store import BundleStore, litert
@@ -30,12 +28,12 @@ from sottovoce.client.catalogue import Catalogue, EventName, FeatureValue, decod
 from sottovoce.client.consent import Consent, decode_consent
 from sottovoce.client.controls import Controls
 from sottovoce.client.decision import Decision
+from sottovoce.client.device_models import countable, picker_of
 from sottovoce.client.event_store import EventStore
 from sottovoce.client.events import Event, EventLog
-from sottovoce.client.features import Encoder
 from sottovoce.client.keystore import Keystore
 from sottovoce.client.ladder import Clock, Ranker
-from sottovoce.client.page_scorer import page_scorer
+from sottovoce.client.occasion import Occasion
 from sottovoce.client.picker import Picker
 from sottovoce.client.policy import PickerPolicy
 from sottovoce.client.request import Request
@@ -44,7 +42,6 @@ from sottovoce.client.serving import serving
 from sottovoce.client.store_rows import PageVisit
 from sottovoce.models.atomic import write_atomically
 from sottovoce.models.bundle import Bundle
-from sottovoce.models.schema import Feature, FeatureSchema
 from sottovoce.privacy.errors import DeviceError, SottovoceError
 
 CATALOGUE, CONSENT, STORE, BUNDLES = "catalogue.json", "consent.json", "store", "bundles"
@@ -52,9 +49,6 @@ CONTROLS, GAP = "controls", "gap"
 """Among the store's values: the controls, and when events were lost."""
 
 NO_ADS = Catalogue(version=1, cur="USD", cattax=8, campaigns=(), ads=())
-_NO_MODEL = FeatureSchema(
-    features=(Feature(name="none", source="context", buckets=1), Feature(name="no_ad", source="ad", buckets=1))
-)
 _T = TypeVar("_T")
 _AGAIN = timedelta(hours=1)
 """How far the clock moves, either way, before a device looks again for a model, or whether caps can be relied on."""
@@ -82,6 +76,8 @@ class Device:
         consent: the gates that are open.
         controls: what the person decided.
         bundle: in use; None where ads take turns.
+        build: makes a picker for a catalogue, over the models in use, that times nothing.
+        asked: all that the last decision is a function of, to pick again or otherwise; None before the first.
     """
 
     def __init__(
@@ -103,6 +99,7 @@ class Device:
         if not self.store.complete:
             self.store.put(GAP, now)
         self._gap = self.store.get(GAP, datetime)
+        self.asked: Occasion | None = None
         self.controls = self.store.get(CONTROLS, Controls) or Controls()
         self.consent = Consent()
         self.catalogue = NO_ADS
@@ -141,20 +138,10 @@ class Device:
         """The picker over what is in use. Whatever else helps to decide comes in here, such as parts of creatives."""
         # A cap that looks further back than to where events were lost means nothing: its ads are not shown then.
         self._looked = now
-        shown = self.catalogue if self._gap is None else countable(self.catalogue, now - self._gap)
-        newest, previous = ([*self._rankers, None, None])[:2]
-        newest = newest or Ranker(_NO_MODEL, None)
-        self._picker = Picker(
-            newest.schema,
-            newest.scorer,
-            shown,
-            newest.personal_variance,
-            self._policy,
-            newest.name,
-            previous=previous,
-            page=_by_page(newest, shown),
-            clock=self._ticks,
-        )
+        self._shown = self.catalogue if self._gap is None else countable(self.catalogue, now - self._gap)
+        self._picker = picker_of(self._rankers, self._shown, self._policy, self._ticks)
+        models, policy = self._rankers, self._policy
+        self.build: Callable[[Catalogue], Picker] = lambda catalogue: picker_of(models, catalogue, policy)
 
     def pick(self, request: Request, now: datetime) -> Decision:
         """The answer to a request; it raises nothing but what `Picker.pick` calls a mistake of the caller."""
@@ -163,7 +150,20 @@ class Device:
         if self._gap is not None and abs(now - self._looked) >= _AGAIN:
             self._serve(now)
         self.controls = person.settled(self.controls, self.log, now)
-        decision = self._picker.pick(request, self.log, self.consent, now, self.controls, self._uniform())
+        asked = Occasion(
+            build=self.build,
+            picker=self._picker,
+            catalogue=self._shown,
+            request=request,
+            log=self.log,
+            consent=self.consent,
+            now=now,
+            controls=self.controls,
+            draw=self._uniform(),
+            policy=self._policy,
+        )
+        decision = asked.pick()
+        self.asked = asked.decided(decision)
         self._pages[request.id] = self._page(request) if decision.mode == "personalised" else {}
         while len(self._pages) > _PAGES:
             self._pages.popitem(last=False)
@@ -257,7 +257,7 @@ class Device:
     def delete_all(self, now: datetime) -> None:
         """Forget everything but consent and the shared model: events, pages, controls, key; see `EventStore`."""
         self._pages.clear()
-        self.controls = Controls()
+        self.asked, self.controls = None, Controls()
         self.store.delete_all(now)
         if self._gap is not None:
             self.store.put(GAP, self._gap)
@@ -296,25 +296,3 @@ class Device:
                 f"{name} cannot be written: {error.strerror or error}", "free or repair the disk"
             ) from error
         self._notes.pop(name, None)
-
-
-def _by_page(model: Ranker, catalogue: Catalogue) -> Scorer | None:
-    """The table of pages that this model makes, asked while it works; None where it does not."""
-    if model.scorer is None:
-        return None
-    try:
-        return page_scorer(Encoder(model.schema, catalogue), model.scorer, catalogue)
-    except DeviceError:
-        return None
-
-
-def countable(catalogue: Catalogue, since: timedelta) -> Catalogue:
-    """The campaigns whose caps look back no further than that, and their ads."""
-    campaigns = tuple(
-        campaign
-        for campaign in catalogue.campaigns
-        if all(timedelta(seconds=cap.window_s) <= since for cap in campaign.caps)
-    )
-    kept = {campaign.cid for campaign in campaigns}
-    ads = tuple(ad for ad in catalogue.ads if ad.cid in kept)
-    return msgspec.structs.replace(catalogue, campaigns=campaigns, ads=ads)

@@ -7,7 +7,7 @@ for a whole catalogue at once, and never otherwise than they do.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from sottovoce.client.catalogue import Ad, Campaign
 from sottovoce.client.creative_rules import CREATIVE_RULES
@@ -146,14 +146,18 @@ CAMPAIGN_RULES: tuple[Callable[[Campaign, Situation], Refusal | None], ...] = (
 )
 
 
-def refusal(ad: Ad, campaign: Campaign, at: Situation) -> Refusal | None:
-    """The first refusal of one ad, or None when it may be shown."""
+def refusals(ad: Ad, campaign: Campaign, at: Situation) -> Iterator[Refusal]:
+    """Every refusal of one ad, in the order of the rules."""
     for creative_rule in CREATIVE_RULES:
         if found := creative_rule(ad, at):
-            return found
+            yield found
     for campaign_rule in CAMPAIGN_RULES:
         if found := campaign_rule(campaign, at):
-            return found
+            yield found
     if ad.crid in at.controls.muted_crids:
-        return Refusal(Loss.MUTED_AD, "muted", f"ad {ad.crid}")
-    return None
+        yield Refusal(Loss.MUTED_AD, "muted", f"ad {ad.crid}")
+
+
+def refusal(ad: Ad, campaign: Campaign, at: Situation) -> Refusal | None:
+    """The first refusal of one ad, or None when it may be shown."""
+    return next(refusals(ad, campaign, at), None)

@@ -1,24 +1,31 @@
-"""Why this ad: what each group of signals measurably did, one true sentence, and the DSA fields.
+"""Why this ad: what each group of signals measurably did, a few true sentences, and the DSA fields.
 
-An effect is measured, not guessed: the winner is scored again with one group of inputs missing and everything else the
-same. The sentence states the group with the largest effect, the two probabilities, and only facts about inputs that
-the model was really given.
+An effect is measured, not guessed (`client.signals`). What the sentence names is the group with the largest Shapley
+value; the chances that it states are those that the model gave with and without that group, and where a group does
+something only together with others, or nothing that others had not done already, it says so.
 """
 
 from typing import Any
 
 import msgspec
 
-from sottovoce.client.decision import Decision, Effect, Winner
-from sottovoce.client.features import Encoder, Inputs
-from sottovoce.client.scorer import Scorer, ask
-from sottovoce.models.request import GRID
-from sottovoce.privacy.errors import DeviceError
+from sottovoce.client.bid_response import bid_response
+from sottovoce.client.decision import PROFILED, Decision, Effect, Evidence, Signals, Winner
+from sottovoce.client.reasons import Loss
 
 DSA_LIMIT = 100
 """Most characters of `behalf` and `paid`."""
 
 PROFILING, CONTEXTUAL = 1, 2
+
+_PREVIOUS = "The newest ranking model could not be used, so the one before it chose."
+_PAGE_ALONE = "the ranking model could not be used, so the page alone chose"
+
+_BESIDES = "what the app weighs besides money"
+_WISHED = "the interests that you edited"
+_TASTE = ", in which counts what this device learned that you like"
+
+_TIE = 1e-6
 
 
 class Explanation(msgspec.Struct, frozen=True):
@@ -28,99 +35,143 @@ class Explanation(msgspec.Struct, frozen=True):
         sentence: for the person.
         dsa: `bid.ext.dsa` of OpenRTB; empty without an ad.
         losers: one line for each other ad.
+        openrtb: the answer as OpenRTB has it, with a code for every ad that was not chosen.
     """
 
     sentence: str
     dsa: dict[str, Any]
     losers: tuple[str, ...]
-
-
-def effects(scorer: Scorer, encoder: Encoder, inputs: Inputs, candidate: int) -> tuple[Effect, ...] | None:
-    """What each group of signals did to P(click) of one candidate, largest change first.
-
-    A group that the model was not given (an empty history, features that are missing) is left out: without it nothing
-    changes. None when the model fails on the way; the pick itself does not depend on this.
-
-    Args:
-        scorer: the model that picked.
-        encoder: tells device columns from page columns.
-        inputs: what it read.
-        candidate: row of `inputs.ad`.
-    """
-    alone = Inputs(inputs.context, inputs.events, inputs.outcomes, inputs.ad[candidate : candidate + 1])
-    others: dict[str, Inputs] = {}
-    if alone.outcomes.any():
-        others["history"] = alone.without_history()
-    for group, columns in (("page", encoder.page_columns), ("device", encoder.device_columns)):
-        if alone.context[0, list(columns)].any():
-            others[group] = alone.without(columns)
-    try:
-        given = _click(scorer, alone)
-        measured = [
-            msgspec.convert({"group": group, "without": without, "change": given - without}, Effect)
-            for group, without in ((group, _click(scorer, other)) for group, other in others.items())
-        ]
-    except DeviceError:
-        return None
-    return tuple(sorted(measured, key=lambda effect: (-abs(effect.change), effect.group)))
-
-
-def _click(scorer: Scorer, inputs: Inputs) -> float:
-    return float(ask(scorer, inputs.context, inputs.events, inputs.outcomes, inputs.ad)[0, 0])
+    openrtb: dict[str, Any]
 
 
 def why(decision: Decision) -> Explanation:
-    """The explanation of a decision, from what the decision itself holds."""
+    """The explanation of a decision that was not read back.
+
+    Raises:
+        DeviceError: the decision was read back.
+    """
     lines = tuple(
         f"{loser.crid}: {loser.words} ({int(loser.reason)}; {loser.rule}: {loser.detail})" for loser in decision.losers
     )
+    dsa = _dsa(decision, decision.winner) if decision.winner else {}
+    return Explanation(sentence(decision), dsa, lines, bid_response(decision, dsa, losses=True))
+
+
+def sentence(decision: Decision) -> str:
+    """What the person is told."""
     if decision.winner is None:
-        return Explanation(f"No ad is shown: {decision.nbr_words}.", {}, lines)
-    return Explanation(" ".join(_sentences(decision, decision.winner)), _dsa(decision, decision.winner), lines)
+        return f"No ad is shown: {decision.nbr_words}."
+    return " ".join(_sentences(decision, decision.winner))
 
 
 def _sentences(decision: Decision, winner: Winner) -> list[str]:
-    paid = f"{winner.seat} pays for this ad."
+    paid, version = f"{winner.seat} pays for this ad.", _version(decision)
     if decision.fallback == "rotation":
-        return ["The ads take turns, because the ranking model could not be used, and it was this one's turn.", paid]
+        turn = "The ads take turns, because the ranking model could not be used, and it was this one's turn."
+        return [turn, *version, paid]
     if decision.fallback == "house":
-        return ["No ad that is paid for fits here, so the place's own ads take turns, and it was this one's turn."]
-    scored = sum(loser.value is not None for loser in decision.losers)
-    offer = (
-        f"Its offer was worth the most among {scored + 1} ads that fit here." if scored else "No other ad fits here."
-    )
-    said = [offer, paid] if winner.pricing == "cpm" else [_main(decision), offer, paid]
+        turn = "No ad that is paid for fits here, so the place's own ads take turns, and it was this one's turn."
+        return [turn, *version]
+    offer = _offer(decision)
     if winner.pricing == "cpm":
-        said.insert(1, "It is paid per view, so no estimate about you decided its value.")
-    if decision.mode == "contextual":
-        said.append(f"Nothing about your earlier activity was used: {decision.mode_words}.")
+        said = [offer, "It is paid per view, so no estimate about you decided its value.", *version, paid]
+    else:
+        said = [_main(decision.evidence), offer, *version, paid]
+    if decision.fallback == "previous":
+        said.append(_PREVIOUS)
+    unused = [decision.mode_words] if decision.mode == "contextual" else []
+    unused += [] if decision.fallback in PROFILED else [_PAGE_ALONE]
+    if unused:
+        # Frequency caps count what was shown, whoever chooses.
+        reason = "; ".join(unused)
+        said.append(f"Nothing about your earlier activity was used, except to keep ads from repeating: {reason}.")
     return said
 
 
-def _main(decision: Decision) -> str:
-    """The group with the largest measured effect, and what it was."""
-    evidence = decision.evidence
-    if evidence.effects is None:
+def _offer(decision: Decision) -> str:
+    """How it came out on top, or that it did not and was drawn."""
+    evidence, drawn = decision.evidence, sum(chance > 0 for _, chance in decision.considered)
+    chance = f"a chance of {_percent(decision.propensity)}{_TASTE if evidence.taste else ''}"
+    more = [_BESIDES] if evidence.besides else []
+    counting = " and ".join([*more, _WISHED] if evidence.wished else more)
+    if not evidence.first:
+        most = f"its offer was worth the most{f', counting {counting}' if counting else ''}"
+        return (
+            f"It is shown to learn how it does, and not because {most}: it was drawn from the {drawn} best offers, "
+            f"with {chance}."
+        )
+    others = sum(loser.reason in (Loss.OUTBID, Loss.BELOW_FLOOR) and bool(loser.scores) for loser in decision.losers)
+    if not others:
+        return "No other ad that is paid for fits here."
+    most = f"Its offer was worth the most among {others + 1} ads that fit here"
+    most += f", counting {counting}" if counting else ""
+    return f"{most}, and it was drawn from the {drawn} best with {chance}." if drawn > 1 else f"{most}."
+
+
+def _version(decision: Decision) -> list[str]:
+    """How its parts were chosen, where there was a choice."""
+    parts = decision.combination
+    if parts is None or parts.level != "bandit" or parts.among < 2:
+        return []
+    chance = _percent(parts.propensity)
+    return [f"It has {parts.among} versions that may be shown here, and this one was drawn with a chance of {chance}."]
+
+
+def _main(evidence: Evidence) -> str:
+    """The group with the largest share of the change, and what it did."""
+    signals = evidence.signals
+    if signals is None:
         return "What counted most could not be measured."
-    effect = next(iter(evidence.effects), None)
-    if effect is None or abs(effect.change) < GRID:
-        return "Neither your activity nor the page changed the ad's estimated chance of a click."
-    moved = (
-        f"{'raised' if effect.change > 0 else 'lowered'} the ad's estimated chance of a click "
-        f"from {_percent(effect.without)} to {_percent(effect.without + effect.change)}"
+    chance = f"the ad's estimated chance of a {signals.of}"
+    if _percent(signals.least) == _percent(signals.most):
+        return f"Neither your activity, this device nor the page changed {chance} noticeably."
+    effect = signals.effects[0]
+    tied = len(signals.effects) > 1 and abs(signals.effects[1].share) > abs(effect.share) - _TIE
+    most = f"{'Nothing counted more than' if tied else 'What counted most is'} {_name(effect, evidence)}"
+    return f"{most}{_did(signals, effect, chance)}{_fact(effect, evidence)}"
+
+
+def _did(signals: Signals, effect: Effect, chance: str) -> str:
+    """What the group did, as far as it is true with everything else there, without it, or both."""
+    verb = "raised" if effect.share > 0 else "lowered"
+    last = _moves(effect, effect.without, signals.given)
+    first = _moves(effect, signals.bare, effect.alone)
+    if last:
+        did = f": that {verb} {chance} from {_percent(effect.without)} to {_percent(signals.given)}"
+        return f"{did}." if first else f"{did}, but only together with the rest that is known here."
+    if first:
+        return (
+            f": that alone would have {verb} {chance} from {_percent(signals.bare)} to {_percent(effect.alone)}; with "
+            f"the rest that is known here it is {_percent(signals.given)}, and without this {_percent(effect.without)}."
+        )
+    return (
+        f", together with the rest that is known here: {chance} is {_percent(signals.given)} with all of it, and "
+        f"{_percent(signals.bare)} with none of it."
     )
+
+
+def _moves(effect: Effect, before: float, after: float) -> bool:
+    """Whether the step is one that a reader sees, in the direction of the share."""
+    return _percent(before) != _percent(after) and (after > before) == (effect.share > 0)
+
+
+def _name(effect: Effect, evidence: Evidence) -> str:
     if effect.group == "page":
-        about = f", which is about {' and '.join(evidence.topics)}" if evidence.topics else ""
-        return f"What counted most is the page{about}: that {moved}."
-    if effect.group == "device":
-        return f"What counted most is this device, not what was done on it: that {moved}."
-    fact = (
+        return f"the page, which is about {' and '.join(evidence.topics)}" if evidence.topics else "the page"
+    return {
+        "device": "the kind of device this is",
+        "history": "what this device remembers of earlier ads",
+        "habit": "how often ads are clicked on this device, which it learned by itself",
+    }[effect.group]
+
+
+def _fact(effect: Effect, evidence: Evidence) -> str:
+    if effect.group != "history" or not evidence.shown:
+        return ""
+    return (
         f" You clicked or acted on {evidence.clicked} of the {evidence.shown} ads that share a category with this one,"
         f" among the last {evidence.remembered} remembered here."
-        if evidence.shown
-        else ""
     )
-    return f"What counted most is what this device remembers of earlier ads: that {moved}.{fact}"
 
 
 def _percent(chance: float) -> str:
@@ -130,7 +181,7 @@ def _percent(chance: float) -> str:
 def _dsa(decision: Decision, winner: Winner) -> dict[str, Any]:
     """Who paid, for whom, and whether a profile was used: a history on the device is profiling too."""
     used = [CONTEXTUAL]
-    if decision.mode == "personalised" and decision.fallback == "model":
+    if decision.mode == "personalised" and decision.fallback in PROFILED:
         used.insert(0, PROFILING)
     return {
         "behalf": (winner.sponsored or winner.seat)[:DSA_LIMIT],

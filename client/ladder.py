@@ -30,7 +30,7 @@ from typing import TypeVar
 import numpy as np
 
 from sottovoce.client.catalogue import Catalogue
-from sottovoce.client.decision import Level
+from sottovoce.client.decision import Climb, Level
 from sottovoce.client.features import Encoder
 from sottovoce.client.personal_scorer import PersonalLayer
 from sottovoce.client.scorer import Scorer, said
@@ -133,14 +133,18 @@ class Ladder:
             return None
 
     def climb(
-        self, begun: int | None, attempt: Callable[[Step], Answer]
-    ) -> tuple[Step | None, Answer | None, list[str]]:
-        """The first step that answers, what it answers, and why each before it did not.
+        self, begun: int | None, attempt: Callable[[Step], Answer], then: Climb | None = None
+    ) -> tuple[Climb, Answer | None]:
+        """The first step that answers with why each before it did not, and what it answers.
 
         Args:
             begun: when the decision began, from `begun`.
             attempt: what to ask of a step; any `Exception` is its failure.
+            then: an earlier climb that is to be made again: only the step that answered then is asked, nothing is timed
+                or counted, and why the others did not answer is taken from there.
         """
+        if then is not None:
+            return self._again(then, attempt)
         faults = [] if self._steps and self._steps[0].level == "model" else ["model: there is no model"]
         for step in self._steps:
             fault, answer = self._held(step, begun), None
@@ -154,9 +158,20 @@ class Ladder:
                     fault = f"its answer came after the deadline of {self._deadline // _MS} ms"
                 self._count(step, bool(fault) or late)
             if not fault:
-                return step, answer, faults
+                return Climb(step.level, tuple(faults)), answer
             faults.append(f"{step.level}: {fault}")
-        return None, None, faults
+        return Climb(None, tuple(faults)), None
+
+    def _again(self, then: Climb, attempt: Callable[[Step], Answer]) -> tuple[Climb, Answer | None]:
+        if then.asked is None:
+            return then, None
+        fault, step = "there is no such model", next((one for one in self._steps if one.level == then.asked), None)
+        if step is not None:
+            try:
+                return then, attempt(step)
+            except Exception as error:
+                fault = said(error)
+        return Climb(None, (*then.faults, f"{then.asked}: {fault}")), None
 
     def _held(self, step: Step, begun: int | None) -> str:
         """Why a step is not asked now; empty when it is."""

@@ -69,19 +69,22 @@ class PersonalScorer:
     Args:
         scorer: the shared model.
         offset: from `fitted_offset`.
+
+    Attributes:
+        scorer, offset: as given.
     """
 
     def __init__(self, scorer: Scorer, offset: float) -> None:
-        self._scorer, self._offset = scorer, offset
+        self.scorer, self.offset = scorer, offset
 
     def scores(self, context: Ids, events: Ids, outcomes: Ids, ad: Ids) -> Scores:
         """See `Scorer.scores`."""
         # Checked before it is moved: the sigmoid would turn any number into a probability.
-        scores = checked(self._scorer.scores(context, events, outcomes, ad), len(ad))
+        scores = checked(self.scorer.scores(context, events, outcomes, ad), len(ad))
         if not outcomes.any():
             return scores
         moved = scores.copy()
-        moved[:, 0] = shifted(scores[:, 0].astype(np.float64), self._offset)
+        moved[:, 0] = shifted(scores[:, 0].astype(np.float64), self.offset)
         return moved
 
 

@@ -18,7 +18,7 @@ from datetime import datetime
 import numpy as np
 
 from sottovoce.client import auction
-from sottovoce.client.auction import millionths
+from sottovoce.client.auction import Ints, millionths
 from sottovoce.client.catalogue import Catalogue
 from sottovoce.client.choice import Asking, Choice, decided, in_rotation
 from sottovoce.client.columns import Codes, Places, columns
@@ -26,12 +26,12 @@ from sottovoce.client.combination import Showable
 from sottovoce.client.combination_posterior import Posterior as PartsPosterior
 from sottovoce.client.consent import Consent
 from sottovoce.client.controls import Controls, visible
-from sottovoce.client.decision import Decision, Used
+from sottovoce.client.decision import PROFILED, Climb, Decision, Used
 from sottovoce.client.events import EventLog, micros
 from sottovoce.client.features import Inputs
 from sottovoce.client.ladder import Clock, Ladder, Ranker, Step, steps
 from sottovoce.client.limits import Limits
-from sottovoce.client.offers import offered
+from sottovoce.client.offers import Offers, offered
 from sottovoce.client.pace import held_back
 from sottovoce.client.policy import PickerPolicy
 from sottovoce.client.posterior import Posterior
@@ -105,6 +105,7 @@ class Picker:
         draw: float = 0.0,
         posterior: Posterior | None = None,
         parts: PartsPosterior | None = None,
+        then: Climb | None = None,
     ) -> Decision:
         """The answer to a request.
 
@@ -118,6 +119,7 @@ class Picker:
                 combinations nothing reads it.
             posterior: what was learnt of this person's taste; not read unless personalised.
             parts: what was learnt of parts of creatives; not read unless personalised.
+            then: how the ladder came to an earlier answer that is to be given again; see `Ladder.climb`.
 
         Raises:
             ValueError: `now` has no time zone, or `draw` is out of range.
@@ -130,7 +132,7 @@ class Picker:
         mode, why = serving(request, consent, controls)
         cattax, mrating = self._catalogue.cattax, self._policy.mrating
         at = Situation(request, now, mode == "personalised", self._catalogue.cur, cattax, controls, mrating)
-        asking = Asking(at, log, consent, mode, why, draw, posterior, parts, begun)
+        asking = Asking(at, log, consent, mode, why, draw, posterior, parts, begun, then)
         try:
             return self._decision(asking, self._answer(asking))
         except Exception as error:
@@ -184,13 +186,13 @@ class Picker:
 
     def _by_ladder(self, asking: Asking, codes: Codes, candidates: Places) -> Choice:
         """The choice of the first model that answers; a turn of the rotation when none does."""
-        _, choice, faults = self._ladder.climb(
-            asking.begun, lambda step: self._by_model(step, asking, codes.copy(), candidates)
+        climb, choice = self._ladder.climb(
+            asking.begun, lambda step: self._by_model(step, asking, codes.copy(), candidates), asking.then
         )
         if choice is None:
             floor = asking.at.request.place.bidfloor
             choice = in_rotation(self._catalogue, candidates, asking.log, floor, codes)._replace(rest=asking.draw)
-        return choice._replace(faults=(*faults, *choice.faults))
+        return choice._replace(faults=(*climb.faults, *choice.faults), climb=climb)
 
     def _by_model(self, step: Step, asking: Asking, codes: Codes, candidates: Places) -> Choice:
         """What one model makes of the candidates."""
@@ -202,8 +204,11 @@ class Picker:
         inputs = Inputs(context, events, outcomes, encoder.ads(candidates))
         scorer = step.layer.over(at.request, seen) if step.layer and personal else step.scorer
         scores = ask(scorer, context, events, outcomes, inputs.ad, encoder.like[candidates])
-        offers = offered(self._columns, candidates, auction.grid(scores))
-        offers = self._ranking.ranked(offers, seen, at.controls, at.now)
+
+        def ranked(places: Places, chances: Ints) -> Offers:
+            return self._ranking.ranked(offered(self._columns, places, chances), seen, at.controls, at.now)
+
+        offers = ranked(candidates, auction.grid(scores))
         taste, rule = asking.posterior if personal else None, self._policy.exploration
         sale = sold(
             offers,
@@ -214,7 +219,8 @@ class Picker:
             asking.draw,
         )
         codes[offers.ads] = sale.codes
-        asked = Asked(scorer, encoder, inputs, past, sale.row)
+        liked = taste is not None and bool(taste.arms) and rule.method == "thompson"
+        asked = Asked(scorer, encoder, inputs, past, ranked, sale.row, liked)
         if sale.row is None:
             nbr = NoBid.NONE_REACHED_FLOOR if (offers.codes == 0).any() else NoBid.NO_CANDIDATE
             return Choice("none", None, codes, nbr, offers, asked=asked, model=step.name)
@@ -239,6 +245,8 @@ class Picker:
         parts = None
         if choice.winner is not None:
             crid = self._catalogue.ads[choice.winner].crid
-            parts = self._showing.chosen(crid, asking.at, asking.parts, choice.rest)
+            # Where no model that knows the person chose the ad, none that knows the person chooses its parts.
+            learnt = asking.parts if choice.fallback in PROFILED else None
+            parts = self._showing.chosen(crid, asking.at, learnt, choice.rest)
         used = Used(self._digest, choice.model or self._model, len(asking.log.events))
-        return decided(asking, choice, self._catalogue, self._policy.cool_downs, used, parts)
+        return decided(asking, choice, self._catalogue, self._policy.cool_downs, used, parts, self._showing)

@@ -4,9 +4,12 @@ An ad whose creative has combinations is shown with one of them or not at all. S
 nothing of it is approved, holds at this moment and is in a language of the page.
 """
 
+import hashlib
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cached_property
 
+import msgspec
 import numpy as np
 
 from sottovoce.client.catalogue import Catalogue
@@ -15,7 +18,7 @@ from sottovoce.client.combination import Showable
 from sottovoce.client.combination_choice import Choice, Moment, choose
 from sottovoce.client.combination_posterior import Posterior
 from sottovoce.client.events import micros
-from sottovoce.client.reasons import Loss
+from sottovoce.client.reasons import LOSSES, Loss
 from sottovoce.client.request import Request
 from sottovoce.client.situation import Situation
 from sottovoce.client.taxonomy import sensitive
@@ -32,7 +35,7 @@ class Showing:
 
     def __init__(self, catalogue: Catalogue, ready: Mapping[str, Showable], shipped: Posterior) -> None:
         self._ready = {crid: one for crid, one in ready.items() if crid in catalogue.place}
-        self._shipped = shipped
+        self._shipped, self._ads = shipped, len(catalogue.ads)
         known = list(self._ready.values())
         self._places = np.asarray([catalogue.place[crid] for crid in self._ready], np.intp)
         self._loss = np.asarray([one.loss or 0 for one in known], np.int16)
@@ -60,6 +63,28 @@ class Showing:
         found = np.where(self._loss != 0, self._loss, found)
         own = codes[self._places]
         codes[self._places] = np.where(own == 0, found, own)
+
+    def loss(self, place: int, at: Situation) -> Loss | None:
+        """Why the ad at this position of the catalogue has nothing to show; None when it has.
+
+        Args:
+            place: of the ad.
+            at: the request and what surrounds it.
+        """
+        codes = np.zeros(self._ads, np.int16)
+        self.refuse(codes, at)
+        return LOSSES[int(codes[place])] if codes[place] else None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all that the choice of parts reads besides the request; empty where no creative has any."""
+        if not self._ready:
+            return ""
+        told = [
+            (crid, one.combinations, one.languages, one.digests, one.since, one.until, one.loss, one.epsilon)
+            for crid, one in sorted(self._ready.items())
+        ]
+        return hashlib.sha256(msgspec.json.encode((told, self._shipped))).hexdigest()
 
     def chosen(self, crid: str, at: Situation, learnt: Posterior | None, draw: float) -> Choice | None:
         """The combination of an ad that won; None where it has none.

@@ -32,6 +32,7 @@ from sottovoce.server.collecting import WAIT_FOR_ALL, Collecting
 from sottovoce.server.observer import RoundObserver, Stopwatch, Traffic, Unobserved, carried
 from sottovoce.server.optimizer import PrivateStep
 from sottovoce.server.participation import Participation
+from sottovoce.server.robust import ADD_ALL, Robust
 from sottovoce.server.secure_collect import SecureAggregation, Wire, collect_securely
 
 
@@ -89,6 +90,7 @@ class Coordinator:
         folder: for checkpoints.
         participation: how often each device was asked.
         collecting: when a round closes.
+        robust: how single updates are added up.
         clock: seconds, monotonic.
         sleep: waits for so many seconds.
         unanswered: ids of messages of the last round that nobody had answered when it closed.
@@ -96,7 +98,7 @@ class Coordinator:
         secure: takes sums without seeing their parts, whose noise the nodes add; None for sums in clear.
 
     Raises:
-        ConfigError: the plan's epsilon does not cover how rounds close.
+        ConfigError: the plan's epsilon does not cover how rounds close, or how updates are added up.
     """
 
     grid: Grid
@@ -110,6 +112,7 @@ class Coordinator:
     folder: Path
     participation: Participation
     collecting: Collecting = WAIT_FOR_ALL
+    robust: Robust = ADD_ALL
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], object] = time.sleep
     observer: RoundObserver = field(default_factory=Unobserved)
@@ -119,8 +122,9 @@ class Coordinator:
     def __post_init__(self) -> None:
         """Refuse what the plan does not cover, before anything is paid for."""
         self.collecting.require(self.plan)
+        self.robust.require(self.plan)
         if self.secure is not None:
-            self.secure.require(self.plan, self.collecting)
+            self.secure.require(self.plan, self.collecting, self.robust)
 
     def run(self, after: int, on_round: Callable[[RoundRecord], None]) -> str | None:
         """All rounds after round `after`.
@@ -144,6 +148,7 @@ class Coordinator:
                 f"{population.devices} devices enrolled, the plan is for {self.plan.population}",
                 "start the nodes that are missing and continue the run; epsilon depends on the whole population",
             )
+        self.robust.require_single(int(np.diff(population.first).max()))
         for number in range(after + 1, self.plan.rounds + 1):
             try:
                 record = self.round(number, population)
@@ -233,12 +238,12 @@ class Coordinator:
             )
             for node, devices in population.split(cohort, everybody=self.secure is not None)
         }
-        total = {name: np.zeros(value.shape) for name, value in parameters.items()}
         if self.secure is not None:
             wire = Wire(self.grid, self.collecting.deadline_s, self.clock, self.sleep, self.unanswered)
             got = collect_securely(self.secure, wire, self.plan, population, asked)
             self.observer.answered(number, wire.traffic)
-            return got.total or total, got.answered, got.dropped, got.total is not None
+            zeros = {name: np.zeros(value.shape) for name, value in parameters.items()}
+            return got.total or zeros, got.answered, got.dropped, got.total is not None
         messages = [
             Message(instruction_record(instruction), node, MessageType.TRAIN, group_id=str(number))
             for node, instruction in asked.items()
@@ -275,8 +280,6 @@ class Coordinator:
                 break
         traffic.settle(len(messages))
         self.observer.answered(number, traffic)
-        for node in population.nodes:
-            if node in usable:
-                for name, value in usable[node].total.items():
-                    total[name] += value
+        sums = [usable[node].total for node in population.nodes if node in usable]
+        total = self.robust.total(sums, parameters, sum(len(one.devices) for one in asked.values()))
         return total, answered, dropped, False

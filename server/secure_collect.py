@@ -24,6 +24,7 @@ from sottovoce.privacy.plan import MechanismPlan
 from sottovoce.server.cohort import Population, replies
 from sottovoce.server.collecting import Collecting
 from sottovoce.server.observer import Traffic, carried
+from sottovoce.server.robust import ADD_ALL, Robust
 from sottovoce.server.secure_session import open_session
 from sottovoce.server.secure_sum import secure_sum
 
@@ -53,13 +54,18 @@ class SecureAggregation:
         """Refuse a node that is registered twice."""
         require_distinct(self.registry)
 
-    def require(self, plan: MechanismPlan, collecting: Collecting) -> None:
+    def require(self, plan: MechanismPlan, collecting: Collecting, robust: Robust = ADD_ALL) -> None:
         """Refuse a run that secure sums do not fit.
 
         Raises:
-            ConfigError: the plan's epsilon counts on cohorts that the coordinator does not know, and it draws them; or
-                rounds close early.
+            ConfigError: the plan's epsilon counts on cohorts that the coordinator does not know, and it draws them;
+                rounds close early; or a rule looks at single updates.
         """
+        if robust.rule != "sum":
+            raise ConfigError(
+                f"robust.rule {robust.rule} with secure aggregation: nobody sees single updates",
+                "set robust.rule to sum, or privacy.secure_aggregation to false",
+            )
         if plan.noise_multiplier and not isinstance(plan.event(), Gaussian):
             raise ConfigError(
                 "secure aggregation guards against the coordinator, which draws the cohorts: an epsilon that counts on "

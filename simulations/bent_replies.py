@@ -128,6 +128,11 @@ def _one(total: Arrays, rng: np.random.Generator, value: float) -> Arrays:
     return {**total, name: bent}
 
 
-def poisoned(content: RecordDict, asked: Instruction, kind: str, rng: np.random.Generator) -> RecordDict:
-    """A reply with its sum poisoned."""
-    return _with(content, POISONS[kind](arrays(content), asked, rng))
+def poisoned(
+    content: RecordDict, asked: Instruction, kind: str, rng: np.random.Generator, *, accepted: bool = False
+) -> RecordDict:
+    """A reply with its sum poisoned; `accepted` cuts it down to the longest that is not dropped."""
+    total = POISONS[kind](arrays(content), asked, rng)
+    if accepted and _length(total) > asked.clip_norm * len(asked.devices):
+        total = _stretched(total, asked)
+    return _with(content, total)

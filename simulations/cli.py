@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "off-policy": ("cli_off_policy", "Judge a ranker that never ran, from the log of one that did."),
     "pick": ("cli_ship", "Choose an ad on the device, and say why."),
     "device": ("cli_device", "Be one phone: open pages, see its ads, ask why, change what it may know."),
+    "replay": ("cli_replay", "Pick again what was picked before, and name what differs."),
     "creative": ("cli_creative", "Check creatives with exchangeable parts, and approve their exact bytes."),
     "bundle": ("cli_bundle", "Show what a bundle says of itself, and hold it against the ledger."),
     "audit": ("cli_audit", "Recompute what a run spent, and measure whether it did as it says."),

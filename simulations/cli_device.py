@@ -3,7 +3,7 @@
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,11 +11,14 @@ import click
 import msgspec
 
 from sottovoce.client.bundle_store import BundleStore
+from sottovoce.client.decision import Decision
 from sottovoce.client.device import BUNDLES, Device
 from sottovoce.client.events import decode_log
 from sottovoce.client.keystore import FileKeystore
+from sottovoce.client.occasion import Occasion
 from sottovoce.client.policy import PickerPolicy
 from sottovoce.client.runtimes import required
+from sottovoce.client.trace import traced
 from sottovoce.models.atomic import write_atomically
 from sottovoce.models.quiet import quiet_stderr
 from sottovoce.models.signing import generate_key, load_public_key
@@ -25,6 +28,7 @@ from sottovoce.simulations.bundle_facts import printable
 from sottovoce.simulations.cli_options import PATH, as_json
 from sottovoce.simulations.device_session import Session
 from sottovoce.simulations.settings_file import read_settings
+from sottovoce.simulations.trace_file import append_trace, made_secret, secret_of
 
 PROMPT = "sottovoce> "
 SIGNER, KEY, LOG = "signer.pub.pem", "key", "events.jsonl"
@@ -45,6 +49,8 @@ _MOST_LOG = 16 * 1024 * 1024
 @click.option("--policy", type=PATH, help="Settings of the app, JSON or TOML.")
 @click.option("--now", type=click.DateTime(["%Y-%m-%dT%H:%M:%SZ"]), help="Time to start from, UTC. [default: now]")
 @click.option("--seed", type=int, help="Of the random numbers, so that a session can be repeated.")
+@click.option("--trace", type=PATH, help="File that gets a line for each decision, from which `replay` can pick again.")
+@click.option("--secret", type=PATH, help="Secret of the device for traces. [default: beside them, made when missing]")
 @as_json
 def device(
     folder: Path,
@@ -56,6 +62,8 @@ def device(
     policy: Path | None,
     now: datetime | None,
     seed: int | None,
+    trace: Path | None,
+    secret: Path | None,
     json_output: bool,
 ) -> int:
     """Be one phone: open pages, see its ads, ask why, and change what it may know.
@@ -69,22 +77,42 @@ def device(
     def clock() -> datetime:
         return datetime.now(UTC) + ahead
 
-    opened = _opened(folder, key, policy, seed, clock())
+    written = _writer(trace, secret) if trace else None
+    phone = opened(folder, key, policy, seed, clock())
     try:
         with quiet_stderr():  # LiteRT announces itself when a model is first run
             if bundle:
-                _install(opened, _read(bundle), clock())
+                _install(phone, _read(bundle), clock())
         if catalogue:
-            opened.take_catalogue(_read(catalogue), clock())
+            phone.take_catalogue(_read(catalogue), clock())
         if consent:
-            opened.allow(_read(consent))
-        _remember(opened, folder / LOG if log is None else log, clock(), moved=log is None)
-        return _talk(Session(opened, clock), json_output)
+            phone.allow(_read(consent))
+        _remember(phone, folder / LOG if log is None else log, clock(), moved=log is None)
+        return _talk(Session(phone, clock, written), json_output)
     finally:
-        opened.close()
+        phone.close()
 
 
-def _opened(folder: Path, key: Path | None, policy: Path | None, seed: int | None, now: datetime) -> Device:
+def _writer(path: Path, secret: Path | None) -> Callable[[Occasion, Decision], None]:
+    """Writes each decision into the file of traces."""
+    known = made_secret(secret_of(path, secret))
+    return lambda occasion, decision: append_trace(path, traced(occasion, decision, known))
+
+
+def opened(folder: Path, key: Path | None, policy: Path | None, seed: int | None, now: datetime) -> Device:
+    """The device in a folder.
+
+    Args:
+        folder: made when missing.
+        key: of the signer of its models; None for the one that is remembered there.
+        policy: settings of the app; None for the built-in ones.
+        seed: of the random numbers; None for the system's.
+        now: the device's time.
+
+    Raises:
+        DeviceError: the folder cannot be used.
+        ConfigError: no such settings.
+    """
     settings = read_settings(policy, PickerPolicy) if policy else PickerPolicy()
     signer = folder / SIGNER
     if key:

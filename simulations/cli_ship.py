@@ -1,26 +1,28 @@
 """`release` and `pick`: from a run to a signed file, from that file to an ad. `pick` needs the device runtime only."""
 
-import hashlib
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+import msgspec
 
 from sottovoce.client.catalogue import decode_catalogue
 from sottovoce.client.consent import Consent, decode_consent
 from sottovoce.client.controls import Controls
+from sottovoce.client.counterfactual import Counterfactual
 from sottovoce.client.decision import Decision
 from sottovoce.client.events import EventLog, decode_log
 from sottovoce.client.explanation import Explanation, why
-from sottovoce.client.picker import Picker
+from sottovoce.client.occasion import Occasion
 from sottovoce.client.policy import PickerPolicy
 from sottovoce.client.request import decode_request
 from sottovoce.client.runtimes import required
-from sottovoce.client.scorer import LiteRTScorer, OnnxScorer, Scorer, request_scorer
+from sottovoce.client.trace import traced
+from sottovoce.client.what_if import to_lose, to_win
+from sottovoce.client.why_not import WhyNot, why_not
 from sottovoce.models.bundle import Bundle
-from sottovoce.models.quiet import quiet_stderr
 from sottovoce.models.signing import (
     MOST_SIGNATURES,
     PublicKey,
@@ -31,11 +33,13 @@ from sottovoce.models.signing import (
     save_private_key,
     save_public_key,
 )
-from sottovoce.models.trust import Trust, check_golden
+from sottovoce.models.trust import Trust
 from sottovoce.privacy.errors import ConfigError, DeviceError
+from sottovoce.simulations.bundle_picker import believed
 from sottovoce.simulations.cli_options import PATH, as_json, data_dir, model_line, print_json
 from sottovoce.simulations.settings_file import read_settings
 from sottovoce.simulations.threads import torch_threads
+from sottovoce.simulations.trace_file import append_trace, made_secret, secret_of
 
 SHOWN_LOSERS = 6
 
@@ -204,6 +208,9 @@ def release(
     help="Highest bundle version this device accepted before.",
 )
 @click.option("--now", type=click.DateTime(["%Y-%m-%dT%H:%M:%SZ"]), help="Time of the request, UTC. [default: now]")
+@click.option("--about", help="An ad (crid): why it was not shown, and what would have changed that.")
+@click.option("--trace", type=PATH, help="File that gets a line from which `replay` can pick again.")
+@click.option("--secret", type=PATH, help="Secret of the device for the trace. [default: beside it, made when missing]")
 @as_json
 def pick(
     bundle: Path,
@@ -218,6 +225,9 @@ def pick(
     runtime: str,
     trusted_version: int,
     now: datetime | None,
+    about: str | None,
+    trace: Path | None,
+    secret: Path | None,
     json_output: bool,
 ) -> None:
     """Choose an ad on the device, and say why.
@@ -227,28 +237,47 @@ def pick(
     """
     moment = datetime.now(UTC)
     trust = Trust((load_public_key(key),), version=trusted_version)
-    data = _read(bundle)
-    _, believed = trust.accept(data, now=moment, runtimes=required(runtime))
-    with quiet_stderr():  # LiteRT announces itself when a model is first run
-        scorer: Scorer = LiteRTScorer(believed.tflite) if runtime == "litert" else OnnxScorer(believed.onnx)
-        check_golden(believed, request_scorer(scorer))
-    ads = decode_catalogue(_read(catalogue), str(catalogue))
-    digest = hashlib.sha256(data).hexdigest()
     settings = read_settings(policy, PickerPolicy) if policy else PickerPolicy()
-    picker = Picker(believed.schema, scorer, ads, believed.manifest.personal_variance, settings, digest)
-    decision = picker.pick(
-        decode_request(_read(request), str(request)),
-        decode_log(_read(log), str(log)) if log else EventLog(),
-        decode_consent(_read(consent), str(consent)) if consent else Consent(),
-        now.replace(tzinfo=UTC) if now else moment,
-        read_settings(controls, Controls) if controls else None,
-        draw,
+    model = believed(_read(bundle), trust, moment, runtime, settings)
+    ads = decode_catalogue(_read(catalogue), str(catalogue))
+    occasion = Occasion(
+        build=model.over,
+        picker=model.over(ads),
+        catalogue=ads,
+        request=decode_request(_read(request), str(request)),
+        log=decode_log(_read(log), str(log)) if log else EventLog(),
+        consent=decode_consent(_read(consent), str(consent)) if consent else Consent(),
+        now=now.replace(tzinfo=UTC) if now else moment,
+        controls=read_settings(controls, Controls) if controls else Controls(),
+        draw=draw,
+        policy=settings,
     )
+    decision = occasion.pick()
+    asked = None if about is None else _about(occasion, decision, about)
+    if trace:
+        append_trace(trace, traced(occasion, decision, made_secret(secret_of(trace, secret))))
     explanation = why(decision)
     if json_output:
-        print_json({"decision": decision.in_full(), "explanation": explanation})
+        more = {} if asked is None else {"about": asked}
+        print_json({"decision": decision.in_full(), "explanation": explanation, **more})
         return
     _show(decision, explanation)
+    if asked is not None:
+        click.echo(f"  {asked.why_not.sentence}")
+        for one in asked.would_change:
+            click.echo(f"    {one.sentence}")
+
+
+class About(msgspec.Struct, frozen=True):
+    """What was asked about one ad: why not, and what would have changed that (or, of the winner, this)."""
+
+    why_not: WhyNot
+    would_change: tuple[Counterfactual, ...]
+
+
+def _about(occasion: Occasion, decision: Decision, crid: str) -> About:
+    told = why_not(decision, crid)
+    return About(told, to_lose(occasion) if told.shown else to_win(occasion, crid))
 
 
 def _show(decision: Decision, explanation: Explanation) -> None:

@@ -18,8 +18,11 @@ from sottovoce.client.controls import Kind, Wish
 from sottovoce.client.decision import Decision
 from sottovoce.client.device import Device
 from sottovoce.client.explanation import why
+from sottovoce.client.occasion import Occasion
 from sottovoce.client.request import Request, decode_request
 from sottovoce.client.taxonomy import named
+from sottovoce.client.what_if import to_lose, to_win
+from sottovoce.client.why_not import why_not
 from sottovoce.models.atomic import write_atomically
 from sottovoce.privacy.errors import DeviceError
 from sottovoce.simulations.market import CATEGORIES, SIZES
@@ -28,7 +31,8 @@ HELP = """\
 page [CATEGORY] [WxH]   open a page and see its ad; a name such as sports, or an id of Content Taxonomy 3.1
 request FILE            open the page that an OpenRTB request describes
 click, dismiss, buy     what you do with the ad that is shown
-why [CRID]              why this ad; why not that one
+why [CRID]              why this ad; why not that one (also: why not CRID)
+what-if [CRID]          what would have made that ad win; or, of the ad that is shown, another one
 consent all|page|none   what you allow; or a FILE of TCF, GPP and GPC keys
 mute ad|advertiser|category [ID]    of the ad that is shown, unless you name another; unmute likewise
 more, less, never, any CATEGORY     what you want of a category of ads, by its id
@@ -67,10 +71,16 @@ class Session:
     Args:
         device: that answers.
         clock: the time that it starts from, with time zone; it goes on by itself.
+        written: gets each decision with what it was made from; None writes nothing down.
     """
 
-    def __init__(self, device: Device, clock: Callable[[], datetime]) -> None:
-        self.device = device
+    def __init__(
+        self,
+        device: Device,
+        clock: Callable[[], datetime],
+        written: Callable[[Occasion, Decision], None] | None = None,
+    ) -> None:
+        self.device, self._written = device, written
         self._clock, self._ahead = clock, timedelta(0)
         self._decision: Decision | None = None
         self._pages = 0
@@ -78,6 +88,7 @@ class Session:
             "page": self._page,
             "request": self._request,
             "why": self._why,
+            "what-if": self._what_if,
             "consent": self._consent,
             "mute": lambda words: self._mute(words, person.mute),
             "unmute": lambda words: self._mute(words, person.unmute),
@@ -167,6 +178,8 @@ class Session:
         device, now = self.device, self.now
         decision = device.pick(request, now)
         self._decision = decision
+        if self._written is not None and device.asked is not None:
+            self._written(device.asked, decision)
         device.visit(request, now)
         data: dict[str, Any] = {"decision": decision}
         winner = decision.winner
@@ -194,21 +207,31 @@ class Session:
         return Answer(f"{kind} of {crid} remembered{kept}", {"event": kind, "crid": crid, "durable": durable})
 
     def _why(self, words: list[str]) -> Answer:
-        if self._decision is None:
-            raise DeviceError("no page is open", "open one first: page sports")
-        decision = self._decision
+        decision = self._opened()
         if not words:
             told = why(decision)
-            return Answer(told.sentence, {"sentence": told.sentence, "dsa": told.dsa})
-        crid = _one(words, "why CRID")
+            return Answer(told.sentence, {"sentence": told.sentence, "dsa": told.dsa, "openrtb": told.openrtb})
+        crid = _one(words[1:] if words[0] == "not" else words, "why not CRID")
         if decision.winner and decision.winner.crid == crid:
             return self._why([])
-        loser = next((one for one in decision.losers if one.crid == crid), None)
-        if loser is None:
-            known = crid in self.device.catalogue.place
-            found = "no ad was looked at on that page" if known else f"there is no ad {crid!r}"
-            raise DeviceError(found, "name an ad of the catalogue, such as one that `history` shows")
-        return Answer(f"{crid} was not shown: {loser.words} ({loser.rule}: {loser.detail})", {"loser": loser})
+        found = why_not(decision, crid)
+        rules = "".join(f"\n    {int(one.reason)} {one.rule}: {one.detail}" for one in found.against)
+        return Answer(found.sentence + rules, {"why_not": found})
+
+    def _what_if(self, words: list[str]) -> Answer:
+        decision, occasion = self._opened(), self.device.asked
+        shown = decision.winner.crid if decision.winner else None
+        if occasion is None or (not words and shown is None):
+            raise DeviceError("no ad is shown", "name one: what-if CRID")
+        crid = _one(words, "what-if CRID") if words else shown
+        found = to_lose(occasion) if crid == shown or crid is None else to_win(occasion, crid)
+        none = f"no single change of the kinds that are tried makes {crid} {'lose' if crid == shown else 'win'}"
+        return Answer("\n".join(one.sentence for one in found) or none, {"what_if": crid, "would_change": found})
+
+    def _opened(self) -> Decision:
+        if self._decision is None:
+            raise DeviceError("no page is open", "open one first: page sports")
+        return self._decision
 
     def _consent(self, words: list[str]) -> Answer:
         what = _one(words, "consent all|page|none|FILE")

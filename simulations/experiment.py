@@ -22,6 +22,7 @@ from sottovoce.privacy.record import RecordTarget
 from sottovoce.privacy.store import tells_password
 from sottovoce.server.collecting import Collecting
 from sottovoce.server.optimizer import ServerOptimizer
+from sottovoce.server.robust import Robust
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seed = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -153,6 +154,7 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         local: what devices do in a round.
         server: how the model moves.
         collect: when a round closes.
+        robust: how single updates are added up.
         privacy: what may be revealed.
         measure: what of it measurements may reveal.
     """
@@ -166,6 +168,7 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     local: LocalTraining = LocalTraining()
     server: ServerOptimizer = ServerOptimizer()
     collect: Collecting = Collecting()
+    robust: Robust = Robust()
     privacy: PrivacyTarget = PrivacyTarget()
     measure: Measurements = Measurements()
 
@@ -181,6 +184,11 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             raise ValueError("secure_aggregation covers training alone: plan no measurements, which are sums in clear")
         if self.local.record is not None and not self.model.embedding_width:
             raise ValueError("local.record needs a model.embedding_width above 0: it cannot train a linear model")
+        if self.robust.rule != "sum" and self.privacy.noise != "none":
+            raise ValueError(
+                f"robust.rule = {self.robust.rule!r} looks at single updates, and the noise of a private run is made "
+                "for their sum: use it with privacy.noise = 'none' only, or set robust.rule = 'sum'"
+            )
 
     def to_toml(self) -> str:
         """The experiment with every default filled in."""

@@ -277,6 +277,7 @@ def go_on(
         folder=folder.checkpoints,
         participation=run.participation,
         collecting=experiment.collect,
+        robust=experiment.robust,
         observer=Together(observer or Unobserved(), RoundDiary(folder.diary_file)),
         secure=_secure(experiment, grid),
     )

@@ -6,14 +6,17 @@ import msgspec
 import pytest
 from bundle_line import KEY, NOW, RUNTIMES, TableScorer, scorer_of, version
 
-from sottovoce.client import device as subject
 from sottovoce.client.bundle_store import BundleStore
 from sottovoce.client.catalogue import Ad, Campaign, Cap, Catalogue
 from sottovoce.client.controls import edit, mute, pause, resume, unmute
 from sottovoce.client.device import BUNDLES, STORE, Device
+from sottovoce.client.device_models import countable
 from sottovoce.client.events import Event
 from sottovoce.client.keystore import FileKeystore
+from sottovoce.client.replay import replay
 from sottovoce.client.request import Banner, Imp, Publisher, Request, RequestExt
+from sottovoce.client.trace import decode_traces, encode_trace, traced
+from sottovoce.client.what_if import to_lose
 from sottovoce.models.trust import Trust
 from sottovoce.privacy.errors import BundleError, DeviceError
 
@@ -95,6 +98,28 @@ def test_an_empty_folder_answers_and_a_filled_one_answers_with_the_model(tmp_pat
     decision = device.pick(page(), NOW)
     assert (decision.fallback, decision.mode, decision.used.model) == ("model", "personalised", "line 1")
     assert device.notes == ()
+
+
+def test_what_was_asked_last_can_be_asked_again_and_otherwise_whatever_happened_since(phone):
+    slow, quick = iter(range(0, 10**15, 30 * 10**6)), []
+    device = phone.open(ticks=lambda: 0 if quick else next(slow))
+    assert device.asked is None
+    decision = device.pick(page(), NOW)
+    assert decision.fault, "a clock that runs 30 ms between any two looks at it leaves the model no time"
+    asked = device.asked
+    quick.append("from now on")
+    device.happened("impression", decision, NOW)
+    device.decide(lambda one: mute(one, "crids", decision.winner.crid))
+    device.take_catalogue(msgspec.json.encode(catalogue(2)), NOW)
+    again = asked.pick()
+    assert (again, again.losers) == (decision, decision.losers)
+    assert {one.winner for one in to_lose(asked)}.isdisjoint({decision.winner.crid})
+    line = encode_trace(traced(asked, decision, b"a secret of 16 by"))
+    (trace,) = decode_traces(line)
+    found = replay(trace, asked.catalogue, device.build, device.log, b"a secret of 16 by")
+    assert (found.identical, found.changed) == (True, ())
+    device.delete_all(NOW)
+    assert device.asked is None
 
 
 def test_caps_hold_across_restarts(phone):
@@ -345,5 +370,5 @@ def test_nothing_a_person_did_can_be_read_in_the_folder(phone):
 
 def test_the_longest_window_decides_which_ads_can_be_counted():
     made = catalogue(3, window_s=3600)
-    assert len(subject.countable(made, timedelta(seconds=3599)).ads) == 0
-    assert subject.countable(made, timedelta(seconds=3600)) == made
+    assert len(countable(made, timedelta(seconds=3599)).ads) == 0
+    assert countable(made, timedelta(seconds=3600)) == made

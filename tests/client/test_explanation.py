@@ -26,24 +26,24 @@ def decide(scorer, consent=ALLOWED, log=LOG, pricing="cpc", size=5, **changes):
 )
 def test_the_planted_dominant_group_is_the_one_named(scorer, group):
     decision = decide(scorer)
-    assert decision.evidence.effects[0].group == group
+    assert decision.evidence.signals.effects[0].group == group
     words = {
         "history": "what this device remembers of earlier ads: that",
         "page": "the page, which is about Sports: that",
-        "device": "this device, not what was done on it: that",
+        "device": "the kind of device this is: that",
     }
     assert why(decision).sentence.startswith(f"What counted most is {words[group]} ")
 
 
 def test_every_effect_is_the_difference_that_the_group_makes():
     decision = decide(Rule(0.1, history=0.6, page=0.01, device=-0.02))
-    change = {effect.group: effect.change for effect in decision.evidence.effects}
+    signals = decision.evidence.signals
+    change = {effect.group: signals.given - effect.without for effect in signals.effects}
     assert decision.winner.crid == "a3"
     assert change["history"] == pytest.approx(0.6 / 6, abs=1e-6)
     assert change["page"] == pytest.approx(0.01, abs=1e-6)
     assert change["device"] == pytest.approx(-0.02, abs=1e-6)
-    for effect in decision.evidence.effects:
-        assert effect.without + effect.change == pytest.approx(decision.winner.scores[0], abs=1e-6)
+    assert signals.given == pytest.approx(decision.winner.scores[0], abs=1e-6)
 
 
 def test_the_history_sentence_states_counts_and_both_chances():
@@ -63,13 +63,13 @@ def test_a_group_that_lowered_the_chance_is_said_to_have_lowered_it():
 
 def test_a_group_that_was_not_given_is_not_measured():
     decision = decide(Rule(0.1, history=0.6, page=0.3), log=EventLog(), ext=RequestExt({}))
-    assert decision.evidence.effects == ()
-    assert "Neither your activity nor the page changed" in why(decision).sentence
+    assert decision.evidence.signals.effects == ()
+    assert "Neither your activity, this device nor the page changed" in why(decision).sentence
 
 
 def test_without_consent_the_sentence_speaks_of_the_page_only():
     decision = decide(Rule(0.1, history=0.6, page=0.3, device=0.2), ANONYMOUS)
-    assert [effect.group for effect in decision.evidence.effects] == ["page"]
+    assert [effect.group for effect in decision.evidence.signals.effects] == ["page"]
     assert "Nothing about your earlier activity was used" in why(decision).sentence
     assert "remember" not in why(decision).sentence
 
@@ -89,7 +89,7 @@ def test_what_could_not_be_measured_is_said_so():
 
     decision = decide(Once(0.1, history=0.6))
     assert decision.fallback == "model"
-    assert decision.evidence.effects is None
+    assert decision.evidence.signals is None
     assert "could not be measured" in why(decision).sentence
 
 

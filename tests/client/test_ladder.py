@@ -172,7 +172,7 @@ def test_the_page_table_reads_nothing_of_the_person():
         found.append(picker.pick(asked, log, ALLOWED, NOW, posterior=Posterior(arms=(Arm("cat:1008", 9.0, 1.0, 1),))))
     assert {one.fallback for one in found} == {"contextual"}
     assert len({one.winner for one in found}) == 1
-    assert {effect.group for effect in found[0].evidence.effects} == {"page"}
+    assert {effect.group for effect in found[0].evidence.signals.effects} == {"page"}
 
 
 class Nameless(Exception):  # noqa: N818

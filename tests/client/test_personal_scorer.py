@@ -181,11 +181,12 @@ def test_a_model_that_fails_under_the_layer_is_a_model_that_fails(scorer, fault)
 
 def test_what_the_device_remembers_includes_the_layer_in_the_explanation():
     decision = pick(Flat())
-    (effect,) = [effect for effect in decision.evidence.effects if effect.group == "history"]
+    signals = decision.evidence.signals
+    (effect,) = [effect for effect in signals.effects if effect.group == "habit"]
     assert effect.without == pytest.approx(0.2)
-    assert effect.without + effect.change == pytest.approx(decision.winner.scores[0], abs=1e-6)
-    assert effect.change > 0.1
-    assert decision.evidence.effects[0] == effect
+    assert signals.given == pytest.approx(decision.winner.scores[0], abs=1e-6)
+    assert signals.given - effect.without > 0.1
+    assert signals.effects[0] == effect
 
 
 def test_the_past_is_scored_on_the_pages_of_then_and_the_device_of_now():

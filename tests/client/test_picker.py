@@ -220,10 +220,11 @@ def test_every_request_is_answered_whatever_is_broken(log, way, allowed, size, y
 
 
 RUNTIME = (
-    "auction best_arm caps catalogue choice columns combination combination_choice consent controls creative "
-    "creative_rules decision eligibility events explanation exploration features gpp ladder limits offers pace "
-    "page_scorer personal personal_scorer picker policy posterior ranking reasons request rotation runtimes sale "
-    "scorer screening serving showing situation taxonomy value workings"
+    "auction best_arm bid_response caps catalogue choice columns combination combination_choice consent controls "
+    "counterfactual creative creative_rules decision eligibility events explanation exploration features gpp ladder "
+    "limits occasion offers pace page_scorer personal personal_scorer picker policy posterior ranking reasons replay "
+    "request rotation runtimes sale scorer screening serving shapley showing signals situation taxonomy trace value "
+    "what_if why_not workings"
 )
 
 

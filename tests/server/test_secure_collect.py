@@ -15,6 +15,7 @@ from sottovoce.privacy.plan import MechanismPlan
 from sottovoce.server.cohort import Population
 from sottovoce.server.collecting import Collecting
 from sottovoce.server.observer import carried
+from sottovoce.server.robust import Robust
 from sottovoce.server.secure_collect import SecureAggregation, Wire, collect_securely
 from sottovoce.simulations.faults import SimulatedClock
 from sottovoce.simulations.grid import InProcessGrid
@@ -125,6 +126,11 @@ def test_rounds_that_close_early_are_refused():
     with pytest.raises(ConfigError, match=r"collect\.goal = 5"):
         SECURE.require(PLAN, Collecting(goal=5))
     SECURE.require(PLAN, Collecting(minimum=5))
+
+
+def test_rules_that_look_at_single_updates_are_refused():
+    with pytest.raises(ConfigError, match="nobody sees single updates"):
+        SECURE.require(replace(PLAN, noise_multiplier=0.0), Collecting(), Robust(rule="median"))
 
 
 @pytest.mark.parametrize("sampling", ["poisson", "truncated_poisson"])

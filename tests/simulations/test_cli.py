@@ -1,5 +1,6 @@
 """The command line as people and scripts meet it: exit codes, one line what, one line what to do, one JSON object."""
 
+import io
 import json
 import os
 import re
@@ -698,6 +699,83 @@ def test_a_pick_follows_controls_policy_and_draw(call, released, tmp_path):
     for option in ("--controls", "--policy"):
         refused(call(*picking(released), option, tmp_path / "wrong.toml"), "per_minute")
         refused(call(*picking(released), option, tmp_path / "missing"), "missing")
+
+
+def test_a_trace_replays_and_what_is_not_the_one_of_then_is_named(call, released, tmp_path):
+    traces, phone, now = tmp_path / "t.jsonl", released / "phone", ("--now", "2026-11-18T12:00:00Z")
+    for _ in range(2):
+        assert call(*picking(released), *now, "--trace", traces)[0] == 0
+    assert {path.stat().st_mode & 0o777 for path in (traces, tmp_path / "t.secret")} == {0o600}
+    assert len(traces.read_bytes().splitlines()) == 2
+
+    def again(*changes, **files):
+        given = {"catalogue": phone / "catalogue.json", "log": phone / "events.jsonl"} | files
+        named = [part for name, value in given.items() for part in (f"--{name}", value)]
+        secret = () if "--secret" in changes else ("--secret", tmp_path / "t.secret")
+        key = released / "signing.pub.pem"
+        return call("replay", traces, released / "bundle.svb", "--key", key, *named, *secret, *changes)
+
+    code, out, _ = again()
+    assert (code, out.count("identical; every input is the one of then")) == (0, 2)
+    told = json.loads(again("--json")[1])
+    assert [one["replayed"]["changed"] for one in told] == [[], []]
+    changed = json.loads((phone / "catalogue.json").read_bytes())
+    for campaign in changed["campaigns"]:
+        campaign["price"] *= 2
+    dearer = tmp_path / "dearer.json"
+    dearer.write_text(json.dumps(changed))
+    code, out, err = again(catalogue=dearer)
+    assert code == 1
+    assert "not the one of then: catalogue" in out
+    assert "2 of 2 decisions are not the ones of then" in err
+    shorter = tmp_path / "shorter.jsonl"
+    shorter.write_bytes(b"".join((phone / "events.jsonl").read_bytes().splitlines(True)[1:]))
+    assert "not the one of then: log" in again(log=shorter)[1]
+    (tmp_path / "p.toml").write_text("[exploration]\nmethod = 'epsilon'\nepsilon = 1.0\n[quality]\nrepeat_cost = 1\n")
+    (tmp_path / "c.json").write_text('{"muted_seats": ["advertiser-1"]}')
+    policy, traces = ("--policy", tmp_path / "p.toml"), tmp_path / "drawn.jsonl"
+    for draw in (0.1, 0.5, 0.9):
+        settings = (*policy, "--draw", draw, "--controls", tmp_path / "c.json", "--trace", traces)
+        assert call(*picking(released), *now, *settings, "--secret", tmp_path / "t.secret")[0] == 0
+    assert again(*policy)[1].count("identical; every input is the one of then") == 3
+    assert again()[1].count("not the one of then: policy") == 3
+    short = tmp_path / "short"
+    short.write_bytes(b"1")
+    refused(again("--secret", short), "no secret")
+    traces.write_bytes(b"")
+    refused(again(), "no trace")
+
+
+@pytest.mark.parametrize("deadline", [1, 500])
+def test_a_device_whose_model_was_slow_replays_as_it_was(call, released, tmp_path, monkeypatch, deadline):
+    folder, traces, policy = (
+        shutil.copytree(released / "phone", tmp_path / "phone"),
+        tmp_path / "t.jsonl",
+        tmp_path / "p",
+    )
+    policy.write_text(json.dumps({"deadline_ms": deadline, "exploration": {"method": "thompson"}}))
+    talk = "page sports\nclick\npage food\nwhat-if\npage sports\nwhy not a5\npage games\npage food\nwhy\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(talk.encode())))
+    key, options = ("--key", released / "signing.pub.pem"), ("--policy", policy, "--trace", traces)
+    code, out, err = call("device", folder, "--bundle", released / "bundle.svb", *key, *options)
+    assert (code, err) == (0, "")
+    assert deadline == 1 or out.count("chosen by model") >= 4
+    code, out, err = call("replay", traces, "--device", folder, "--policy", policy)
+    assert (code, err, out.count("identical; every input is the one of then")) == (0, "", 5)
+
+
+def test_an_ad_is_asked_about_and_what_would_change_it_was_tried(call, released):
+    shown = json.loads(call(*picking(released), "--json")[1])["decision"]
+    crid = shown["losers"][0]["crid"]
+    told = json.loads(call(*picking(released), "--about", crid, "--json")[1])["about"]
+    assert (told["why_not"]["crid"], told["why_not"]["shown"]) == (crid, False)
+    assert {one["change"]["type"] for one in told["would_change"]} >= {"bid"}
+    assert {one["winner"] for one in told["would_change"]} == {crid}
+    assert f"{crid} was not shown" in call(*picking(released), "--about", crid)[1]
+    won = json.loads(call(*picking(released), "--about", shown["winner"]["crid"], "--json")[1])["about"]
+    assert won["why_not"]["shown"]
+    assert {one["change"]["type"] for one in won["would_change"]} >= {"floor", "mute"}
+    refused(call(*picking(released), "--about", "nonsense"), "no ad 'nonsense'")
 
 
 BLOCKED = """

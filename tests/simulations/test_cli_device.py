@@ -85,6 +85,59 @@ def test_every_command_is_followed_and_the_next_decision_knows(talk, folder, tmp
     assert len(json.loads((tmp_path / "mine.json").read_bytes())["events"]) == 4
 
 
+def test_why_not_and_what_if_are_asked_about_the_page_that_is_open(talk):
+    first = talk("page sports 300x250")[1][0]
+    shown = winner(first)
+    answers = talk(
+        "delete all",
+        "page sports 300x250",
+        "why not a4",
+        "why a4",
+        "what-if",
+        "what-if a4",
+        "why not",
+        "what-if a4 a5",
+        "what-if nonsense",
+        "why not nonsense",
+        f"why not {shown}",
+    )[1]
+    why_not, same, lose, win, *refused, why = answers[2:]
+    assert why_not == same
+    assert (why_not["why_not"]["crid"], why_not["why_not"]["shown"]) == ("a4", False)
+    assert why_not["why_not"]["against"][0]["reason"] == 521
+    assert {one["change"]["type"] for one in lose["would_change"]} >= {"mute"}
+    assert shown not in {one["winner"] for one in lose["would_change"]}
+    assert {one["winner"] for one in win["would_change"]} <= {"a4"}
+    assert all("error" in one for one in refused)
+    assert why["sentence"].startswith("The ads take turns")
+    text = talk("delete all", "page sports 300x250", "what-if", text=True)[1]
+    assert f"If you muted the ad {shown}, " in text
+
+
+def test_a_talk_leaves_traces_that_replay_from_the_folder_of_the_device(talk, call, folder, market, tmp_path):
+    traces = tmp_path / "t.jsonl"
+    (folder / "events.jsonl").write_bytes(files.events_jsonl(market, 3))
+    lines = [line for place in ("sports", "food", "sports") for line in (f"page {place} 300x250", "click")]
+    code, _ = talk(*lines, "mute advertiser", "consent page", *lines, options=("--trace", traces))
+    assert code == 0
+    assert len(traces.read_bytes().splitlines()) == 6
+    assert (tmp_path / "t.secret").stat().st_mode & 0o777 == 0o600
+    assert b'"click"' not in traces.read_bytes()
+    talk("page games", "clock +1d", "page")
+    code, out, err = call("replay", traces, "--device", folder, "--now", START)
+    assert (code, err, out.count("identical; every input is the one of then; no model was asked as then")) == (0, "", 6)
+    (tmp_path / "p.toml").write_text("[page]\nper_day = 0\n")
+    code, out, err = call("replay", traces, "--device", folder, "--now", START, "--policy", tmp_path / "p.toml")
+    assert (code, out.count("not the one of then: policy")) == (1, 6)
+    talk("delete all")
+    code, out, err = call("replay", traces, "--device", folder, "--now", START)
+    assert (code, out.count("not the one of then: log")) == (1, 6)
+    for wrong in (("--device", tmp_path / "missing"), ("--device", folder, "--key", folder / "key"), ()):
+        code, out, err = call("replay", traces, *wrong)
+        assert (code, out) == (1, "")
+        assert "->" in err
+
+
 def test_what_was_deleted_does_not_come_back_with_the_log_it_came_from(talk, folder, market):
     (folder / "events.jsonl").write_bytes(files.events_jsonl(market, 3))
     before = talk("status")[1][0]["events"]
