@@ -175,9 +175,19 @@ def test_settings_that_cannot_hide_anybody_are_refused(change, said):
         experiment(change)
 
 
-def test_a_run_whose_rounds_close_early_is_refused_before_anything_is_paid_for(tmp_path, dataset):
-    with pytest.raises(ConfigError, match=r"collect\.goal = 20 with secure aggregation"):
-        go(tmp_path / "run", dataset, experiment(("collect.goal", 20)))
+EXACT = (("privacy.noise", "none"), ("privacy.epsilon", float("inf")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ([("collect.goal", 20)], r"collect\.goal = 20 with secure aggregation"),
+        ([("robust.rule", "median"), *EXACT], "nobody sees single updates"),
+    ],
+)
+def test_a_run_that_secure_sums_do_not_fit_is_refused_before_anything_is_paid_for(tmp_path, dataset, changes, said):
+    with pytest.raises(ConfigError, match=said):
+        go(tmp_path / "run", dataset, experiment(*changes))
     with Ledger.open(RunFolder(tmp_path / "run").ledger, readonly=True) as ledger:
         assert not ledger.book().spent
 
