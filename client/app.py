@@ -30,6 +30,15 @@ from sottovoce.client.participation import Participation
 from sottovoce.client.question import Answer, Question, answer_record, read_question
 from sottovoce.client.record_fleet import record_fleet_update
 from sottovoce.client.record_level import record_level_update
+from sottovoce.client.secure_messages import KEYS, MASKED, SHARES, UNMASK
+from sottovoce.client.secure_node import (
+    Member,
+    answer_adverts,
+    answer_masking,
+    answer_session,
+    answer_unmask,
+    read_masking,
+)
 from sottovoce.client.training import summed_update
 from sottovoce.client.wire import FloatArrays
 from sottovoce.models.model import Model
@@ -55,6 +64,7 @@ class Node:
         entropy: of record-level batches and noise.
         held_out: later rows of the same devices, never trained on; None where the node keeps none.
         accelerator: torch's name of where the ranker trains with device-level privacy or none, such as `cuda`.
+        member: for secure sums, and then nothing is sent in clear; None takes no part in any.
         ads: how many ads of the catalogue everybody has; the others are of this phone's past, and are left out of
             measurements, whose length would tell of them. None for all.
         joins: whether the devices asked take part, as a phone decides for itself; where not, the answer is zeros. It
@@ -75,6 +85,7 @@ class Node:
     entropy: Entropy = OsEntropy()  # noqa: RUF009 - it has no state
     held_out: Examples | None = None
     accelerator: str = "cpu"
+    member: Member | None = None
     ads: int | None = None
     joins: Callable[[Instruction | Question], bool] | None = None
 
@@ -134,7 +145,7 @@ def client_app(open_node: Callable[[Context], Node], mods: Sequence[Mod] = ()) -
     """A ClientApp over the devices that `open_node` finds for the node's context.
 
     Messages: `query` answers with an enrolment, `train` with the sum of clipped updates, `evaluate` with the sum of
-    clipped measurements.
+    clipped measurements; the four `train.secure_...` are the steps of a secure sum of updates.
 
     Args:
         open_node: finds the devices.
@@ -151,10 +162,9 @@ def client_app(open_node: Callable[[Context], Node], mods: Sequence[Mod] = ()) -
     @app.train(mods=around)
     def train(message: Message, context: Context) -> Message:
         node = open_node(context)
+        _require_clear(node)
         asked = read_instruction(message.content)
-        _require_hosted(asked.devices, node)
-        _require_model(asked.parameters, node)
-        _require_schema(asked.schema_digest, node)
+        _require_answerable(asked, node)
         # On the wire the sum is rounded to float32, which can part two neighbouring sums by half a unit in the last
         # place of each device's share on both sides: this much is taken off the bound.
         slack = 1.0 + len(asked.devices) * float(np.finfo(np.float32).eps)
@@ -168,9 +178,33 @@ def client_app(open_node: Callable[[Context], Node], mods: Sequence[Mod] = ()) -
         reply = Reply(asked.run_id, asked.round, asked.plan_hash, total, len(asked.devices))
         return Message(reply_record(reply), reply_to=message)
 
+    @app.train(_action(KEYS), mods=around)
+    def keys(message: Message, context: Context) -> Message:
+        node = open_node(context)
+        answer = answer_session(message.content, context, node.order, node.examples.devices, _member(node))
+        return Message(answer, reply_to=message)
+
+    @app.train(_action(SHARES), mods=around)
+    def shares(message: Message, context: Context) -> Message:
+        return Message(answer_adverts(message.content, context, _member(open_node(context))), reply_to=message)
+
+    @app.train(_action(MASKED), mods=around)
+    def train_masked(message: Message, context: Context) -> Message:
+        node = open_node(context)
+        state, asked = read_masking(message.content, context)
+        _require_answerable(asked, node)
+        joining = node.participation.admit(asked.run_id, node.joining(asked), asked.max_participations)
+        update = _update(node, asked, asked.clip_norm, joining)
+        return Message(answer_masking(state, asked, update.total, node.entropy), reply_to=message)
+
+    @app.train(_action(UNMASK), mods=around)
+    def unmask(message: Message, context: Context) -> Message:
+        return Message(answer_unmask(message.content, context), reply_to=message)
+
     @app.evaluate(mods=around)
     def measure(message: Message, context: Context) -> Message:
         node = open_node(context)
+        _require_clear(node)
         asked = read_question(message.content)
         _require_hosted(asked.devices, node)
         if asked.query != "popularity":
@@ -229,6 +263,28 @@ def _update(node: Node, asked: Instruction, clip_norm: float, devices: npt.NDArr
     if node.ledger is not None and paid is not None:
         node.ledger.commit(paid, update.total)
     return update
+
+
+def _action(kind: str) -> str:
+    """Flower's name of a message type within its category."""
+    return kind.removeprefix("train.")
+
+
+def _member(node: Node) -> Member:
+    if node.member is None:
+        raise UpdateError("this node has no key for secure sums", "register one, or train with sums in clear")
+    return node.member
+
+
+def _require_clear(node: Node) -> None:
+    if node.member is not None:
+        raise UpdateError("this node sends nothing but sums under masks", "ask it for a secure sum")
+
+
+def _require_answerable(asked: Instruction, node: Node) -> None:
+    _require_hosted(asked.devices, node)
+    _require_model(asked.parameters, node)
+    _require_schema(asked.schema_digest, node)
 
 
 def _require_hosted(devices: npt.NDArray[np.int64], node: Node) -> None:

@@ -29,6 +29,7 @@ from sottovoce.client.examples import Examples
 from sottovoce.client.message import Instruction
 from sottovoce.client.own_examples import OutcomeWindow, own_examples
 from sottovoce.client.question import Question
+from sottovoce.client.secure_node import Member
 from sottovoce.client.training_offer import Condition, DeviceState, Invitation, Offer, OfferRules, offer
 from sottovoce.client.training_past import TrainingPast, read_past, write_past
 from sottovoce.models.model import Model
@@ -88,6 +89,7 @@ class Phone:
         window: how long an outcome may take.
         ledger: its budget for record-level training.
         pace: when its answers leave.
+        member: for secure sums; then it sends nothing in clear.
     """
 
     store: EventStore
@@ -105,6 +107,7 @@ class Phone:
     window: OutcomeWindow = OutcomeWindow()  # noqa: RUF009 - it never changes
     ledger: DeviceLedger | None = None
     pace: Pace = Pace()
+    member: Member | None = None
 
     def examples(self) -> Examples:
         """The rows on this device; none without a consent that some of them could serve."""
@@ -127,6 +130,7 @@ class Phone:
             self.model,
             self.order,
             ledger=self.ledger,
+            member=self.member,
             ads=len(catalogue.ads),
             joins=lambda asked: self._joins(asked, examples.rows),
         )

@@ -36,8 +36,10 @@ _ONE = 2**63
 """Probability 1: probabilities are whole numbers of units of 2**-63."""
 
 
-def discrete_gaussian(source: Source, size: int) -> npt.NDArray[np.int64]:
+def discrete_gaussian(source: Source, size: int, scale_bits: int = SCALE_BITS) -> npt.NDArray[np.int64]:
     """Independent draws of the discrete Gaussian N_Z(0, SCALE**2), shape (size,), in grid units.
+
+    With another scale, 2**scale_bits, all that is said here of SCALE holds for it, but for the figures.
 
     Guarantees: the probability of k is proportional to exp(-k**2 / (2 SCALE**2)) exactly, if the bits are fair. The
     mean is 0; the variance falls short of SCALE**2 by less than a part in 10**100. Beyond 2**40 there is less than
@@ -48,8 +50,14 @@ def discrete_gaussian(source: Source, size: int) -> npt.NDArray[np.int64]:
     Args:
         source: fair bits; about 110 bytes are taken for each number.
         size: how many numbers, 0 or more.
+        scale_bits: 1 to 30.
+
+    Raises:
+        ValueError: a scale that 64 bits cannot decide on.
     """
-    return _draw(source, size, SCALE_BITS)
+    if not 1 <= scale_bits <= SCALE_BITS:
+        raise ValueError(f"scale_bits must lie between 1 and {SCALE_BITS}, got {scale_bits}")
+    return _draw(source, size, scale_bits)
 
 
 def _draw(source: Source, size: int, scale_bits: int) -> npt.NDArray[np.int64]:

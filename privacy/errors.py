@@ -6,6 +6,7 @@ SottovoceError
 ├── BudgetError           the next release would overspend                        -> do not release; end or plan anew
 ├── LedgerError           the ledger was changed, cut or rolled back              -> stop; restore it, tell the auditor
 ├── UpdateError           one reply of a round is unusable                        -> drop it, the round goes on
+├── AggregationError      a secure sum cannot be unmasked                         -> nobody's part is known; ask anew
 ├── CheckpointError       a checkpoint cannot be read or does not belong here     -> take an older one
 ├── GateError             a release gate failed                                   -> nothing was written; see the gate
 ├── BundleError           the bundle is not fit to load                           -> keep the old one
@@ -55,6 +56,10 @@ class LedgerError(SottovoceError):
 
 class UpdateError(SottovoceError):
     """One reply of a round is unusable."""
+
+
+class AggregationError(SottovoceError):
+    """A secure sum cannot be unmasked; no part of it is known either."""
 
 
 class CheckpointError(SottovoceError):

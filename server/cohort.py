@@ -32,22 +32,26 @@ class Population:
     Attributes:
         nodes: node ids, in the order that numbers the population.
         first: (nodes + 1,) number of each node's first device; the last entry is the size of the population.
+        orders: what each node calls its own place, rising; nodes know one another by it.
     """
 
     nodes: tuple[int, ...]
     first: npt.NDArray[np.int64]
+    orders: tuple[int, ...] = ()
 
     @property
     def devices(self) -> int:
         """Size of the population."""
         return int(self.first[-1])
 
-    def split(self, cohort: npt.NDArray[np.int64]) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
-        """The cohort by node: (node id, device indices at that node), nodes without any left out."""
+    def split(
+        self, cohort: npt.NDArray[np.int64], *, everybody: bool = False
+    ) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+        """The cohort by node: (node id, device indices at that node); nodes without any only with `everybody`."""
         bounds = np.searchsorted(cohort, self.first)
         for place, node in enumerate(self.nodes):
             mine = cohort[bounds[place] : bounds[place + 1]] - self.first[place]
-            if len(mine):
+            if everybody or len(mine):
                 yield node, mine
 
 
@@ -86,7 +90,7 @@ def enrol(
     if len({order for order, _, _ in found}) != len(found):
         raise SottovoceError("two nodes claim the same place in the population", "give each node its own partition")
     first = np.concatenate([[0], np.cumsum([devices for _, _, devices in found])]).astype(np.int64)
-    return Population(tuple(node for _, node, _ in found), first)
+    return Population(tuple(node for _, node, _ in found), first, tuple(order for order, _, _ in found))
 
 
 def replies(

@@ -117,8 +117,11 @@ class Stopwatch:
 
 
 def carried(message: Message) -> int:
-    """Bytes of the arrays of a message; names and settings, some hundred bytes, are left out."""
-    return sum(len(array.data) for record in message.content.array_records.values() for array in record.values())
+    """Bytes of the arrays and packed messages in it; names and settings, some hundred bytes, are left out."""
+    content = message.content
+    arrays = sum(len(array.data) for record in content.array_records.values() for array in record.values())
+    packed = (value for record in content.config_records.values() for value in record.values())
+    return arrays + sum(len(value) for value in packed if isinstance(value, bytes))
 
 
 class Together:

@@ -75,7 +75,7 @@ class _SumOptimizer(DPOptimizer):  # type: ignore[misc]
     noise: SumNoise
     scales: list[Tensor | None]
     paid: Reservation
-    source: Source
+    source: Source | None
 
     def clip_and_accumulate(self) -> None:
         for parameter in self.params:
@@ -83,7 +83,10 @@ class _SumOptimizer(DPOptimizer):  # type: ignore[misc]
 
     def add_noise(self) -> None:
         flat = torch.cat([parameter.summed_grad.reshape(-1) for parameter in self.params])
-        noisy = torch.from_numpy(self.noise.release(flat.numpy(), self.paid, self.source))
+        if self.source is None:
+            noisy = flat
+        else:
+            noisy = torch.from_numpy(self.noise.release(flat.numpy(), self.paid, self.source))
         sizes = [parameter.numel() for parameter in self.params]
         for parameter, part, scale in zip(self.params, torch.split(noisy, sizes), self.scales, strict=True):
             arrived = part.view_as(parameter).to(parameter.dtype)
@@ -143,13 +146,16 @@ class PrivateStep:
         """Running average of the values by name: the model that ships."""
         return averaged(self.state())
 
-    def step(self, total: Mapping[str, npt.NDArray[np.float64]], reservation: Reservation, source: Source) -> None:
+    def step(
+        self, total: Mapping[str, npt.NDArray[np.float64]], reservation: Reservation, source: Source | None
+    ) -> None:
         """Add noise to the sum of updates and move the model; the one place where a round's data is released.
 
         Args:
             total: sum of clipped updates by name; zeros when nobody answered, which still costs and still gets noise.
             reservation: proof that the ledger was debited first; each is good for one step.
-            source: fresh randomness of this round.
+            source: fresh randomness of this round; None for a sum that brings the plan's noise with it, see
+                `server.secure_collect`.
         """
         if reservation.run_id != self._run_id or (reservation.seq, reservation.round) <= self._paid:
             raise ValueError("the reservation belongs to another run or was used before")

@@ -33,6 +33,7 @@ from sottovoce.server.observer import RoundObserver, Stopwatch, Traffic, Unobser
 from sottovoce.server.optimizer import PrivateStep
 from sottovoce.server.participation import Participation
 from sottovoce.server.robust import ADD_ALL, Robust
+from sottovoce.server.secure_collect import SecureAggregation, Wire, collect_securely
 
 
 class Purse(Protocol):
@@ -94,6 +95,7 @@ class Coordinator:
         sleep: waits for so many seconds.
         unanswered: ids of messages of the last round that nobody had answered when it closed.
         observer: is told what happens.
+        secure: takes sums without seeing their parts, whose noise the nodes add; None for sums in clear.
 
     Raises:
         ConfigError: the plan's epsilon does not cover how rounds close, or how updates are added up.
@@ -115,11 +117,14 @@ class Coordinator:
     sleep: Callable[[float], object] = time.sleep
     observer: RoundObserver = field(default_factory=Unobserved)
     unanswered: set[str] = field(default_factory=set)
+    secure: SecureAggregation | None = None
 
     def __post_init__(self) -> None:
         """Refuse what the plan does not cover, before anything is paid for."""
         self.collecting.require(self.plan)
         self.robust.require(self.plan)
+        if self.secure is not None:
+            self.secure.require(self.plan, self.collecting, self.robust)
 
     def run(self, after: int, on_round: Callable[[RoundRecord], None]) -> str | None:
         """All rounds after round `after`.
@@ -166,11 +171,11 @@ class Coordinator:
             joining = self.participation.admit(cohort)
         with watch.phase("ask"):
             late = stragglers(self.grid, self.unanswered)
-            total, answered, dropped = self._collect(number, population, joining)
+            total, answered, dropped, noisy = self._collect(number, population, joining)
         skipped = answered < self.collecting.minimum
         if not skipped:
             with watch.phase("release"):
-                self.step.step(total, reservation, self.entropy.generator("noise", number))
+                self.step.step(total, reservation, None if noisy else self.entropy.generator("noise", number))
         facts = checkpoint.Facts(
             run_id=self.run_id,
             round=number,
@@ -212,8 +217,12 @@ class Coordinator:
 
     def _collect(
         self, number: int, population: Population, cohort: npt.NDArray[np.int64]
-    ) -> tuple[dict[str, npt.NDArray[np.float64]], int, list[str]]:
-        """Ask the cohort and add up what is usable, in the order of the nodes: their speed must not change the sum."""
+    ) -> tuple[dict[str, npt.NDArray[np.float64]], int, list[str], bool]:
+        """Ask the cohort and add up what is usable, in the order of the nodes: their speed must not change the sum.
+
+        The sum, devices in it, what was dropped, and whether the sum holds its noise already. A secure sum that fails
+        is one that nobody answered: zeros, to which the coordinator adds the noise of the plan.
+        """
         parameters: FloatArrays = {name: value.numpy() for name, value in self.step.parameters.items()}
         asked = {
             node: Instruction(
@@ -227,8 +236,14 @@ class Coordinator:
                 self.schema_digest,
                 self.plan.max_participations,
             )
-            for node, devices in population.split(cohort)
+            for node, devices in population.split(cohort, everybody=self.secure is not None)
         }
+        if self.secure is not None:
+            wire = Wire(self.grid, self.collecting.deadline_s, self.clock, self.sleep, self.unanswered)
+            got = collect_securely(self.secure, wire, self.plan, population, asked)
+            self.observer.answered(number, wire.traffic)
+            zeros = {name: np.zeros(value.shape) for name, value in parameters.items()}
+            return got.total or zeros, got.answered, got.dropped, got.total is not None
         messages = [
             Message(instruction_record(instruction), node, MessageType.TRAIN, group_id=str(number))
             for node, instruction in asked.items()
@@ -267,4 +282,4 @@ class Coordinator:
         self.observer.answered(number, traffic)
         sums = [usable[node].total for node in population.nodes if node in usable]
         total = self.robust.total(sums, parameters, sum(len(one.devices) for one in asked.values()))
-        return total, answered, dropped
+        return total, answered, dropped, False

@@ -208,6 +208,44 @@ def ledger(kills: int, writers: int, rounds: int, folder: Path, json_output: boo
 
 
 @bench.command()
+@click.option("--nodes", default="10,100", show_default=True, help="Comma list of how many nodes take part.")
+@click.option("--size", type=click.IntRange(1, 10_000_000), default=100_000, show_default=True, help="Parameters.")
+@click.option("--lost", type=click.FloatRange(0, 0.3), default=0.1, show_default=True, help="Share that drops out.")
+@click.option("--against", type=click.Choice(["flower"]), help="Run Flower's SecAgg+ too, in this process.")
+@as_json
+def secagg(nodes: str, size: int, lost: float, against: str | None, json_output: bool) -> None:
+    """Time and bytes of a secure sum, for a node and for the coordinator.
+
+    All nodes are computed here, one after the other: 1,000 of them take two to three minutes.
+    """
+    # Needs all of [train], which an environment of the peers does not have.
+    from sottovoce.simulations import secure_bench
+
+    try:
+        counts = [int(count) for count in nodes.split(",")]
+    except ValueError:
+        raise ConfigError(f"--nodes {nodes}: not a list of numbers", "write for example --nodes 10,100") from None
+    with torch_threads(1):
+        found = [secure_bench.bench(count, size, lost, against == "flower") for count in counts]
+    if json_output:
+        print_json(found)
+        return
+    click.echo(f"{size:,} parameters, noise multiplier 1, {lost:.0%} of the nodes lost; one node and round, medians")
+    click.echo("  nodes  neighbours  bits        up   / int64      down    masks    noise  coordinator  exact")
+    for one in found:
+        click.echo(
+            f"{one.nodes:7,}{one.neighbours:12,}{one.bits:6}{one.up_bytes / 1024:8.0f} KiB{one.to_int64:8.0%}"
+            f"{one.down_bytes / 1024:8.0f} KiB{one.node_ms:6.0f} ms{one.encode_ms:6.0f} ms{one.server_s:11.2f} s"
+            f"  {'yes' if one.exact else 'NO'}"
+        )
+    for peer in (one.flower for one in found if one.flower):
+        click.echo(
+            f"SecAgg+ of {peer.nodes:,}: {peer.up_bytes / 1024:.0f} KiB up, {peer.down_bytes / 1024:.0f} KiB down, "
+            f"{peer.trips} trips, {peer.node_ms:.0f} ms a node, {peer.server_s:.2f} s its coordinator; no noise"
+        )
+
+
+@bench.command()
 @click.option("--bundle", type=PATH, help="RUN/bundle.svb of a run on the market. [default: one is trained first]")
 @click.option("--key", type=PATH, help="Public key of its signer. [default: signing.pub.pem beside the bundle]")
 @click.option("--decisions", type=click.IntRange(min=50), default=2_000, show_default=True, help="Timed ones.")

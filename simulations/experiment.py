@@ -15,6 +15,7 @@ import msgspec
 import tomli_w
 
 from sottovoce.client.fleet import LocalTraining
+from sottovoce.client.secure_messages import LEAST_NODES
 from sottovoce.models.ranker import RankerConfig
 from sottovoce.privacy.errors import ConfigError
 from sottovoce.privacy.record import RecordTarget
@@ -69,6 +70,12 @@ class PrivacyTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             is found for a device that takes part `max_participations` times.
         mechanism: `gaussian`, or the exact `discrete_gaussian`, on integers.
         ledger: of a campaign that several runs share, a path or a postgresql:// address; empty for one of its own.
+        secure_aggregation: nodes add the noise and mask their sums, so that the coordinator sees the total alone; needs
+            `discrete_gaussian` and at least three nodes, and no measurements.
+        dropout: with secure aggregation, share of the nodes that may be lost in a round; what they would have added
+            is made up for by more noise from the others.
+        collusion: with secure aggregation, share of the nodes that may tell the coordinator all they know; below
+            1 - 2 `dropout`. What they would have added is made up for too.
     """
 
     epsilon: float = 4.0
@@ -82,6 +89,9 @@ class PrivacyTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     cohorts: Literal["secret", "visible"] = "secret"
     mechanism: Literal["gaussian", "discrete_gaussian"] = "gaussian"
     ledger: str = ""
+    secure_aggregation: bool = False
+    dropout: Annotated[float, msgspec.Meta(ge=0, lt=0.5)] = 0.3
+    collusion: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
 
     def __post_init__(self) -> None:
         """Refuse budgets that mean nothing."""
@@ -93,6 +103,16 @@ class PrivacyTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise ValueError("epsilon = inf and noise = 'none' go together: both or neither")
         if tells_password(self.ledger):
             raise ValueError("ledger holds a password, which the run folder would tell: use ~/.pgpass or PGPASSWORD")
+        if self.secure_aggregation and self.mechanism != "discrete_gaussian":
+            raise ValueError("secure_aggregation adds up whole numbers: set mechanism = 'discrete_gaussian'")
+        if self.secure_aggregation and not self.collusion < 1 - 2 * self.dropout:
+            raise ValueError(f"collusion = {self.collusion} is not below 1 - 2 dropout = {1 - 2 * self.dropout:.3g}")
+        sampled = self.sampling != "none" and self.cohorts == "secret" and self.noise != "none"
+        if self.secure_aggregation and sampled:
+            raise ValueError(
+                "secure_aggregation guards against the coordinator, which draws the cohorts: set cohorts = 'visible', "
+                "or sampling = 'none'"
+            )
         if self.cap and self.sampling != "truncated_poisson":
             raise ValueError(f"cap = {self.cap} needs sampling = 'truncated_poisson'")
 
@@ -154,6 +174,14 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     def __post_init__(self) -> None:
         """Refuse settings that are good only each by itself."""
+        if self.privacy.secure_aggregation and self.nodes < LEAST_NODES:
+            raise ValueError(
+                f"secure_aggregation needs nodes = {LEAST_NODES} or more: of two, each knows the other's part"
+            )
+        if self.privacy.secure_aggregation and any(
+            (self.measure.quality, self.measure.calibration, self.measure.clip, self.measure.popularity)
+        ):
+            raise ValueError("secure_aggregation covers training alone: plan no measurements, which are sums in clear")
         if self.local.record is not None and not self.model.embedding_width:
             raise ValueError("local.record needs a model.embedding_width above 0: it cannot train a linear model")
         if self.robust.rule != "sum" and self.privacy.noise != "none":

@@ -18,6 +18,7 @@ from sottovoce.simulations.dataset import Dataset
 from sottovoce.simulations.experiment import Experiment, compose
 from sottovoce.simulations.folder import RunFolder
 from sottovoce.simulations.loading import load, partition
+from sottovoce.simulations.node_keys import simulated_member
 from sottovoce.simulations.operating import Operations, operated
 from sottovoce.simulations.run import train
 
@@ -33,7 +34,8 @@ def _opened(experiment: str) -> tuple[Experiment, Dataset]:
 def _hosted(experiment: str, number: int, of: int) -> node.Node:
     settings, dataset = _opened(experiment)
     share, later = partition(dataset.train, number, of), partition(dataset.valid, number, of)
-    return node.Node(share, dataset.schema, settings.model, number, held_out=later)
+    member = simulated_member(settings.seed, number, of) if settings.privacy.secure_aggregation else None
+    return node.Node(share, dataset.schema, settings.model, number, held_out=later, member=member)
 
 
 def _setting(context: Context, key: str) -> str:

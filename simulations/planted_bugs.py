@@ -142,7 +142,9 @@ class _Averaging(PrivateStep):
         self._planned = plan.expected_cohort
         self._witness = witness
 
-    def step(self, total: Mapping[str, npt.NDArray[np.float64]], reservation: Reservation, source: Source) -> None:
+    def step(
+        self, total: Mapping[str, npt.NDArray[np.float64]], reservation: Reservation, source: Source | None
+    ) -> None:
         answered = max(1, int(self._witness.asked[reservation.round - 1].sum()))
         scaled = {name: value * (self._planned / answered) for name, value in total.items()}
         super().step(scaled, reservation, source)

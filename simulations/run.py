@@ -25,11 +25,13 @@ from sottovoce.server.optimizer import PrivateStep
 from sottovoce.server.participation import Participation
 from sottovoce.server.round import Coordinator, Purse, RoundRecord
 from sottovoce.server.round_diary import RoundDiary
+from sottovoce.server.secure_collect import SecureAggregation
 from sottovoce.simulations.dataset import Dataset
 from sottovoce.simulations.experiment import Experiment
 from sottovoce.simulations.folder import ModuleFacts, Point, RunFolder
 from sottovoce.simulations.loading import partition
 from sottovoce.simulations.metrics import Metrics, evaluate
+from sottovoce.simulations.node_keys import simulated_member, simulated_registry
 from sottovoce.simulations.planning import entropy_of, plan_for, plan_of, recorded_plan, told_training
 from sottovoce.simulations.queries import measurement_plans
 
@@ -89,6 +91,7 @@ def nodes(experiment: Experiment, dataset: Dataset, own: OwnModel | None = None,
                 entropy=entropy,
                 held_out=later,
                 accelerator=accelerator,
+                member=simulated_member(experiment.seed, number, of) if experiment.privacy.secure_aggregation else None,
             )
         return hosted[number, of]
 
@@ -276,6 +279,7 @@ def go_on(
         collecting=experiment.collect,
         robust=experiment.robust,
         observer=Together(observer or Unobserved(), RoundDiary(folder.diary_file)),
+        secure=_secure(experiment, grid),
     )
     early = coordinator.run(run.done, keep)
     # Weights and digest from one file: what is reported and released is what lies there.
@@ -283,6 +287,16 @@ def go_on(
     run.step.restore(kept.state)
     notes = (early, *kept.problems) if early else kept.problems
     return Trained(run.step.averaged, kept.facts.round, kept.sha256, notes)
+
+
+def _secure(experiment: Experiment, grid: Grid) -> SecureAggregation | None:
+    """How sums are taken, with the keys of simulated nodes; None for sums in clear."""
+    target = experiment.privacy
+    if not target.secure_aggregation:
+        return None
+    return SecureAggregation(
+        simulated_registry(experiment.seed, len(list(grid.get_node_ids()))), target.dropout, target.collusion
+    )
 
 
 def budget_of(experiment: Experiment, ledger: Ledger) -> Budget:
