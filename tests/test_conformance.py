@@ -31,7 +31,6 @@ from sottovoce.models.request import Request, winner
 from sottovoce.models.rollout import Rollout, takes_part
 from sottovoce.models.schema import load_schema
 from sottovoce.models.signing import public_pem, read_public_key
-from sottovoce.models.topics import WINDOW
 from sottovoce.models.trust import Trust
 from sottovoce.privacy.errors import BundleError
 
@@ -274,13 +273,13 @@ def a_rollout(vector):
 
 
 def a_topic(vector):
-    """Match features a second time, from the words of docs/formats.md."""
+    """By the package, and a second time from the words of docs/formats.md."""
     schema = FEATURES["topic_schema"]
     product_of = dict(map(tuple, schema["topic"]["pairs"]))
     boundaries = schema["features"][3]["boundaries"]
     starts = np.cumsum([1, *(feature["buckets"] for feature in schema["features"])]).tolist()
     topics = sorted(set(product_of.values()))
-    read = [product_of[one] for one in vector["read"][-WINDOW:] if one in product_of]
+    read = [product_of[one] for one in vector["read"][-256:] if one in product_of]
     found = []
     for candidate in vector["products"]:
         row = [0 if candidate is None else starts[1] + candidate, 0, 0]
@@ -290,7 +289,8 @@ def a_topic(vector):
             if vector["page"] in product_of:
                 row[1] = starts[2] + (product_of[vector["page"]] == candidate)
         found.append(row)
-    return found == vector["expected"]
+    told = topic_vector(vector["name"], vector["read"], vector["page"])
+    return found == vector["expected"] == told["expected"]
 
 
 CHECKS = {
