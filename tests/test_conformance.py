@@ -289,7 +289,7 @@ def a_topic(vector):
             if vector["page"] in product_of:
                 row[1] = starts[2] + (product_of[vector["page"]] == candidate)
         found.append(row)
-    told = topic_vector(vector["name"], vector["read"], vector["page"])
+    told = conformance_vectors.topic_vector(vector["name"], vector["read"], vector["page"])
     return found == vector["expected"] == told["expected"]
 
 
