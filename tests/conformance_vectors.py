@@ -225,7 +225,7 @@ READERS = {
     "a page that is in no pair": (["cats"], "opera"),
     "two pages of one topic": (["pets", "cars", "cats", "cats"], "cars"),
     "pages that are in no pair do not count": (["opera", "cars", "opera", None], "pets"),
-    "only the newest 256 count": (["food"] * 9 + ["cats"] * 250, "food"),
+    "only the newest 256 count": (["food"] * 200 + ["cats"] * 256, "food"),
 }
 
 
