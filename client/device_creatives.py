@@ -5,7 +5,7 @@ in the folder                          what it is
 =====================================  ===========================================================================
 `creatives/CRID.json`                  a creative, see `creative`; the ad's id with `%` escapes as in a URL
 `guardrails/CRID.json`                 its brand's rules, see `guardrails`; without them the strict defaults hold
-`approvals.json`                       what was approved, signed by every key that the app trusts for it
+`approvals.signed`                     what was approved, signed by every key that the app trusts for it
 `parts.json`                           beliefs about parts that were shipped, see `combination_posterior`; optional
 =====================================  ===========================================================================
 
@@ -29,7 +29,7 @@ from sottovoce.client.signed_approvals import open_approvals
 from sottovoce.models.signing import PublicKey
 from sottovoce.privacy.errors import DeviceError, SottovoceError
 
-CREATIVES, GUARDRAILS, APPROVALS, PARTS = "creatives", "guardrails", "approvals.json", "parts.json"
+CREATIVES, GUARDRAILS, APPROVALS, PARTS = "creatives", "guardrails", "approvals.signed", "parts.json"
 MOST_CREATIVES = 1_000
 """That are read; more are not shown."""
 

@@ -54,7 +54,7 @@ def shop(tmp_path):
     for crid in CRIDS:
         made.write(f"creatives/{creative_file(crid)}", msgspec.json.encode(creative(crid=crid)))
         made.write(f"guardrails/{creative_file(crid)}", msgspec.json.encode(BRAND))
-    made.write("approvals.json", signed(everything()))
+    made.write("approvals.signed", signed(everything()))
     return made
 
 
@@ -103,7 +103,7 @@ def test_shipped_beliefs_count_and_damaged_ones_are_none_with_a_note(shop):
 def test_an_approval_that_one_byte_was_changed_of_is_none(shop):
     data = signed(everything())
     for place in (5, len(data) // 3, len(data) // 2, len(data) - 60, len(data) - 3):
-        shop.write("approvals.json", data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        shop.write("approvals.signed", data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
         with closing(shop.open()) as device:
             assert refused(device, notes="creatives with parts are not shown")
 
@@ -135,18 +135,18 @@ def one_key_of_two(shop):
 
 
 def no_approvals(shop):
-    (shop.folder / "approvals.json").unlink()
+    (shop.folder / "approvals.signed").unlink()
     return shop.open()
 
 
 def unsigned(shop):
-    shop.write("approvals.json", msgspec.json.encode(everything()))
+    shop.write("approvals.signed", msgspec.json.encode(everything()))
     return shop.open()
 
 
 def a_folder(shop):
     no_approvals(shop).close()
-    (shop.folder / "approvals.json").mkdir()
+    (shop.folder / "approvals.signed").mkdir()
     return shop.open()
 
 
@@ -170,7 +170,7 @@ def rules_that_cannot_be_read(shop):
 
 def denied(shop):
     records = [record(creative(crid=crid), FRAME, 4, by="law/Bo") for crid in CRIDS]
-    shop.write("approvals.json", signed(everything(*records)))
+    shop.write("approvals.signed", signed(everything(*records)))
     return shop.open()
 
 
@@ -196,7 +196,7 @@ def test_what_is_not_approved_or_cannot_be_read_is_not_shown(shop, case):
 
 def test_an_ad_without_a_creative_is_shown_as_the_catalogue_has_it(shop):
     (shop.folder / "creatives" / "a3.json").unlink()
-    (shop.folder / "approvals.json").unlink()
+    (shop.folder / "approvals.signed").unlink()
     with closing(shop.open()) as device:
         decision = shown(device)
         assert (decision.winner.crid, decision.combination) == ("a3", None)
@@ -204,11 +204,11 @@ def test_an_ad_without_a_creative_is_shown_as_the_catalogue_has_it(shop):
 
 def test_older_approvals_do_not_come_back_neither_after_a_restart_nor_after_deleting_everything(shop):
     with closing(shop.open()) as device:
-        shop.write("approvals.json", signed(everything(), version=3))
+        shop.write("approvals.signed", signed(everything(), version=3))
         device.reload(NOW)
         assert shown(device).winner
         device.delete_all(NOW)
-    shop.write("approvals.json", signed(everything(), version=2))
+    shop.write("approvals.signed", signed(everything(), version=2))
     with closing(shop.open()) as device:
         assert refused(device, notes="older than 3")
 
@@ -221,7 +221,7 @@ def test_approvals_begin_and_end_while_the_device_is_open_and_their_list_does(sh
         for subject in (FRAME, *creative(crid=crid).part)
         for at, until in ((NOW - DAY, ends), (begins, NOW + 20 * DAY))
     ]
-    shop.write("approvals.json", signed(Approvals(1, tuple(records)), days=2))
+    shop.write("approvals.signed", signed(Approvals(1, tuple(records)), days=2))
     with closing(shop.open()) as device:
         second = timedelta(seconds=1)
         found = [
