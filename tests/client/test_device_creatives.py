@@ -1,6 +1,7 @@
 """Creatives with parts on a device: nothing is shown that was not approved under a trusted key, byte for byte."""
 
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 
 import msgspec
@@ -223,12 +224,21 @@ def test_approvals_begin_and_end_while_the_device_is_open_and_their_list_does(sh
     ]
     shop.write("approvals.signed", signed(Approvals(1, tuple(records)), days=2))
     with closing(shop.open()) as device:
+        assert {one.until for one in device._in_use.creatives.ready.values()} == {ends}
         second = timedelta(seconds=1)
         found = [
             shown(device, now).winner is not None
             for now in (NOW, ends - second, ends, begins - second, begins, NOW + 2 * DAY - second, NOW + 2 * DAY, NOW)
         ]
         assert found == [True, True, False, False, True, True, False, True]
+
+
+def test_nothing_is_shown_beyond_the_end_of_the_list_even_where_each_approval_lasts_longer(shop):
+    shop.write("approvals.signed", signed(everything(), days=2))
+    with closing(shop.open()) as device:
+        shown(device)
+        assert device.asked.pick().winner
+        assert replace(device.asked, now=NOW + 3 * DAY).pick().winner is None
 
 
 def test_a_crid_may_hold_whatever_a_file_name_may_not(tmp_path):

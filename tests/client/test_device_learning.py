@@ -6,7 +6,7 @@ from datetime import timedelta
 import msgspec
 import numpy as np
 import pytest
-from bundle_line import NOW
+from bundle_line import NOW, scorer_of
 from small_device import ALL, CATEGORIES, DAY, NONE, filled, live, page
 from small_store import in_memory
 
@@ -172,6 +172,26 @@ def test_a_damaged_value_counts_as_none_with_a_note_until_something_is_learnt_ag
         assert device.notes == ()
 
 
+def test_a_choice_that_no_model_of_the_person_made_teaches_no_taste(phone):
+    broken = []
+
+    class Model:
+        def __init__(self, bundle):
+            self.model = scorer_of(bundle)
+
+        def scores(self, *inputs):
+            if broken:
+                raise RuntimeError("gone")
+            return self.model.scores(*inputs)
+
+    phone.scorer = Model
+    with closing(phone.open()) as device:
+        broken.append("from now on")
+        decision = live(device, NOW, click=True)
+        assert (decision.fallback, decision.mode, len(decision.winner.scores)) == ("contextual", "personalised", 1)
+        assert given(device) is None
+
+
 def test_whatever_goes_wrong_while_learning_a_decision_is_made(device, monkeypatch):
     live(device, NOW, click=True)
 
@@ -225,6 +245,9 @@ def test_parts_are_learnt_one_after_the_other_from_what_was_shipped(device):
         asked = device.log, device.catalogue, device.controls, device.consent, when + DAY, shipped
         assert learning.learnt(*asked) == (None, expected)
         assert Learning(device.store).learnt(*asked) == (None, expected)
+    device.store.append(Event(NOW + DAY, "click", "a1", "c1"), NOW)  # a late click of the last one
+    assert learning.learnt(device.log, *asked[1:]) == Learning(device.store).learnt(device.log, *asked[1:])
+    assert learning.learnt(device.log, *asked[1:]).parts != expected
     assert learning.learnt(*asked[:3], device.consent.__class__(), *asked[4:]) == NOTHING
 
 

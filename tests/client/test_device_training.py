@@ -136,7 +136,7 @@ def test_without_a_model_there_is_nothing_to_train(phones):
 class Round:
     """One round of three devices at one coordinator, and every update that was sent."""
 
-    def __init__(self, devices, folder):
+    def __init__(self, devices, folder, hosted_first=lambda: None):
         folder.mkdir()
         self.sent, self.devices = {}, devices
         hosted = [
@@ -145,6 +145,7 @@ class Round:
         ]
         self.apps = [phone_app(one) for one in hosted]
         self.rows = [one.examples() for one in hosted]
+        hosted_first()
         plan = MechanismPlan(3, 1.0, 0.5, 1.0, 1, 1e-2, sampling="none", max_participations=1)
         start = initial(SCHEMA, CONFIG, 0)
         self.before = {name: value.numpy().copy() for name, value in start.items()}
@@ -195,15 +196,15 @@ def test_three_devices_train_a_round_and_send_the_declared_update_and_no_more(ph
             assert Hold.TOO_SOON in holds(device)
 
 
-def test_a_device_whose_owner_revoked_sends_zeros_of_the_same_form(phones, tmp_path):
+def test_a_device_whose_owner_revokes_while_it_is_a_node_sends_zeros_of_the_same_form(phones, tmp_path):
     with ExitStack() as stack:
         devices = [stack.enter_context(closing(one.open(WEEK))) for one in phones]
-        devices[1].allow(NONE)
-        done = Round(devices, tmp_path / "run")
+        done = Round(devices, tmp_path / "run", lambda: devices[1].allow(NONE))
         for number, (sent, alone) in done.sent.items():
             ours, full = read_arrays(sent, "total"), read_arrays(alone, "total")
             assert {name: value.shape for name, value in ours.items()} == {n: v.shape for n, v in full.items()}
             assert any(value.any() for value in ours.values()) == (number != 1)
+            assert any(value.any() for value in full.values())
         assert not (phones[1].folder / ROUNDS).exists()
         devices[1].allow(ALL)
         assert holds(devices[1]) == set()
