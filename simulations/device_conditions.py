@@ -13,7 +13,7 @@ import msgspec
 from sottovoce.client.catalogue import Catalogue
 from sottovoce.client.device import Device
 from sottovoce.client.taxonomy import named
-from sottovoce.client.training_offer import Condition
+from sottovoce.client.training_offer import Condition, Hold
 from sottovoce.privacy.errors import DeviceError
 from sottovoce.simulations.device_answer import Answer
 
@@ -62,12 +62,15 @@ def in_words(condition: Condition) -> str:
 def offered(device: Device, condition: Condition, now: datetime) -> Answer:
     """Whether the device would take part in training now, and every gate that is closed, one a line."""
     offer = device.training(condition, now)
-    holds = [{"code": one.code, "words": one.words, "personal": one.personal} for one in offer.holds]
+    words = {one: one.words for one in offer.holds}
+    if device.bundle is None:
+        words[Hold.OTHER_SCHEMA] = "it has no model that it could train"
+    holds = [{"code": one.code, "words": words[one], "personal": one.personal} for one in offer.holds]
     data = {"joins": offer.joins, "answers": offer.comes, "holds": holds}
     if offer.joins:
         return Answer("it would take part in training now", data)
     how = "it would answer with zeros" if offer.comes else "it would not answer"
-    return Answer("\n".join([f"{how}:", *(f"    {hold.code}: {hold.words}" for hold in offer.holds)]), data)
+    return Answer("\n".join([f"{how}:", *(f"    {hold.code}: {words[hold]}" for hold in offer.holds)]), data)
 
 
 def believed(device: Device, now: datetime) -> Answer:

@@ -167,7 +167,7 @@ def test_what_is_learnt_counts_in_traces_and_they_replay_from_the_folder_of_the_
     traces = tmp_path / "t.jsonl"
     lines = [line for _ in range(4) for line in ("page sports 300x250", "click", "clock +1h")]
     options = ("--approver", tmp_path / "brand.pem", "--trace", traces)
-    answers = talk(*lines, "pause", "page", "resume", "learnt", "clock -5h", "page", options=options)[1]
+    answers = talk(*lines, "pause", "page", "resume", "learnt", "clock -215m", "page", options=options)[1]
     assert [one["decision"]["combination"]["among"] for one in answers[:12:3]] == [2, 2, 2, 2]
     assert len(answers[-3]["parts"]["weights"]) > 3
     assert "parts of creatives:" in talk("clock +1d", "page sports 300x250", "learnt", text=True)[1]
