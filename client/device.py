@@ -28,7 +28,8 @@ from sottovoce.client.consent import Consent, decode_consent
 from sottovoce.client.controls import Controls
 from sottovoce.client.decision import Decision
 from sottovoce.client.device_files import read_or, replace_file
-from sottovoce.client.device_learning import Learning, Learnt, lesson_of, may_learn
+from sottovoce.client.device_learning import Learning, Learnt, may_learn
+from sottovoce.client.device_lesson import lesson_of
 from sottovoce.client.device_pages import Pages
 from sottovoce.client.device_picker import CATALOGUE, DevicePicker
 from sottovoce.client.device_training import ROUNDS, RULES, training_now

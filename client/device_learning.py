@@ -21,19 +21,18 @@ an event that aged out of the store                its lesson goes, too
 """
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
-from sottovoce.client.catalogue import Catalogue, Id, Moment
-from sottovoce.client.combination import Showable
+from sottovoce.client.catalogue import Catalogue
 from sottovoce.client.combination_posterior import Posterior as PartsPosterior
 from sottovoce.client.combination_posterior import learned
 from sottovoce.client.consent import Consent
 from sottovoce.client.controls import Controls, visible
-from sottovoce.client.decision import PROFILED, Decision
+from sottovoce.client.device_lesson import Lesson
 from sottovoce.client.event_store import EventStore
 from sottovoce.client.events import EventLog
 from sottovoce.client.features import remembered
@@ -53,27 +52,6 @@ KEPT = 512
 
 MOST_BYTES = 60_000
 """Of all lessons together."""
-
-Digest = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
-Feature = Annotated[str, Meta(max_length=32)]
-
-
-class Lesson(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One impression that may teach.
-
-    Attributes:
-        ts: when it was shown, as its event says.
-        crid: of the ad.
-        chance: P(click) that the ad was ranked by; None where no model that knows the person chose it.
-        parts: first half of the digest of each part that was shown.
-        moment: where and when, see `combination_choice.Moment.features`.
-    """
-
-    ts: Moment
-    crid: Id
-    chance: Annotated[float, Meta(ge=0, le=1)] | None = None
-    parts: Annotated[tuple[Digest, ...], Meta(max_length=16)] = ()
-    moment: Annotated[tuple[Feature, ...], Meta(max_length=8)] = ()
 
 
 class Learnt(NamedTuple):
@@ -217,29 +195,18 @@ def may_learn(consent: Consent, controls: Controls) -> bool:
     return consent.learn and not controls.paused
 
 
-def lesson_of(decision: Decision, now: datetime, ready: Showable | None, moment: tuple[str, ...]) -> Lesson | None:
-    """The lesson of an impression; None where it teaches nothing.
-
-    Args:
-        decision: that showed the ad.
-        now: when it was shown.
-        ready: what may be shown of the ad's creative; None where it has no exchangeable parts.
-        moment: features of the moment of the decision.
-    """
-    winner = decision.winner
-    if winner is None:
-        return None
-    chance = winner.scores[0] if winner.scores and decision.fallback in PROFILED else None
-    shown = decision.combination.parts if decision.combination else ()
-    parts = tuple(ready.digests[part][:32] for part in shown if part in ready.digests) if ready else ()
-    return Lesson(now, winner.crid, chance, parts, moment if parts else ()) if parts or chance is not None else None
-
-
 def _rows(lessons: Sequence[Lesson], seen: EventLog, catalogue: Catalogue) -> list[_Row]:
-    """The lessons of the newest impressions that may be used, in the order of the log."""
+    """The lessons of the newest impressions that may be used, in the order of the log.
+
+    Where there are more than enough, from the start of a day on: were one left out for each new one, all that parts
+    taught would have to be worked out anew each time.
+    """
     taught = {(one.ts, one.crid): one for one in lessons}
-    found = []
-    for one in remembered(seen, catalogue, MOST):
+    newest, found = remembered(seen, catalogue, MOST), list[_Row]()
+    if len(newest) == MOST:
+        days = [one.event.ts.astimezone(UTC).date() for one in newest]
+        newest = newest[next((place for place, day in enumerate(days) if day != days[0]), 0) :]
+    for one in newest:
         lesson = taught.get((one.event.ts, one.event.crid))
         if lesson is not None:
             found.append(_Row(lesson, arm_of(catalogue.campaign[one.event.cid]), one.outcome != "seen"))

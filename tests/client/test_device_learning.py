@@ -14,7 +14,8 @@ from sottovoce.client import personal_data
 from sottovoce.client.combination_posterior import Posterior as PartsPosterior
 from sottovoce.client.combination_posterior import learned
 from sottovoce.client.controls import mute, pause, resume
-from sottovoce.client.device_learning import KEPT, LESSONS, MOST, MOST_BYTES, NOTHING, Learning, Lesson
+from sottovoce.client.device_learning import KEPT, LESSONS, MOST, MOST_BYTES, NOTHING, Learning
+from sottovoce.client.device_lesson import Lesson
 from sottovoce.client.events import Event, EventLog
 from sottovoce.client.exploration import Exploration
 from sottovoce.client.policy import PickerPolicy
@@ -230,6 +231,24 @@ def test_only_the_newest_impressions_are_learnt_from(device):
     told = device.catalogue, device.controls, device.consent, NOW + DAY
     taste = learning.learnt(device.log, *told).taste
     assert taste == updated(Posterior(), [Shown(f"cat:{CATEGORIES[1]}", 0.5, False)] * MOST)
+
+
+def test_old_impressions_are_left_out_by_the_day_so_that_most_new_ones_add_to_what_was_worked_out(device, monkeypatch):
+    learning, folded = Learning(device.store), []
+
+    def counted(*told):
+        folded.append(told)
+        return learned(*told)
+
+    monkeypatch.setattr("sottovoce.client.device_learning.learned", counted)
+    for number in range(MOST + 40):
+        when = NOW + number * timedelta(hours=2)
+        learning.add(Lesson(when, "a1", None, (f"{number % 3:032x}",), ("td1",)))
+        device.store.append(Event(when, "impression", "a1", "c1"), NOW, wait=False)
+        if number >= MOST:
+            learning.learnt(device.log, device.catalogue, device.controls, device.consent, when + DAY)
+    days = 40 * 2 // 24 + 1
+    assert len(folded) <= (days + 1) * MOST + 40
 
 
 def test_parts_are_learnt_one_after_the_other_from_what_was_shipped(device):
