@@ -118,7 +118,7 @@ class Learning:
 
         A store that cannot keep it is named in `fault`; the impression counts for caps all the same.
         """
-        if lesson is None:
+        if lesson is None or lesson.ts.tzinfo is None:  # without a time zone it is no event, either
             return
         events = self._store.log.events
         kept = [one for one in self.lessons if not events or one.ts >= events[0].ts][-KEPT + 1 :]

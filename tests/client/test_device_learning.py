@@ -206,6 +206,16 @@ def test_whatever_goes_wrong_while_learning_a_decision_is_made(device, monkeypat
     assert "FloatingPointError" in " ".join(device.notes)
 
 
+def test_an_impression_that_is_no_event_leaves_what_was_learnt_alone(device):
+    live(device, NOW, click=True)
+    before = given(device)
+    decision = device.pick(page(1), NOW)
+    with pytest.raises(ValueError, match="time zone"):
+        device.happened("impression", decision, NOW.replace(tzinfo=None))
+    assert given(device) == before
+    assert before.arms
+
+
 def test_lessons_stay_few_and_go_with_the_events_they_are_about(device):
     learning, store = Learning(device.store), device.store
     long = tuple(f"{number:032x}" for number in range(16))
