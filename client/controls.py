@@ -193,7 +193,7 @@ def visible(controls: Controls, log: EventLog, catalogue: Catalogue) -> EventLog
     """What the model may see of the log: to serve and to learn from. Frequency caps count the whole log.
 
     Nothing while paused; nothing from before the reset; nothing of what is muted. The advertiser and the categories of
-    an ad are those of its campaign in the catalogue: without it the ad's own id counts only (`features.remembered`
+    an ad are those of its campaign in the catalogue: without it the ad's own id counts only (`remembered.remembered`
     then leaves the event out anyway).
 
     Args:

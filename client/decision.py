@@ -134,6 +134,8 @@ class Evidence(msgspec.Struct, frozen=True):
         remembered: past impressions that the model was given.
         shown: those of them in the winner's category (any shared category).
         clicked: those of `shown` that were clicked.
+        read: pages that the model was given as read before.
+        about: those of them that are about what the winner sells, by the model's own list.
         topics: the page's categories in words.
         publisher: bundle or domain of the app or site.
         first: no ad that takes part was worth more than the winner.
@@ -146,6 +148,8 @@ class Evidence(msgspec.Struct, frozen=True):
     remembered: int = 0
     shown: int = 0
     clicked: int = 0
+    read: int = 0
+    about: int = 0
     topics: tuple[str, ...] = ()
     publisher: str = ""
     first: bool = True

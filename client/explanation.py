@@ -166,12 +166,14 @@ def _name(effect: Effect, evidence: Evidence) -> str:
 
 
 def _fact(effect: Effect, evidence: Evidence) -> str:
-    if effect.group != "history" or not evidence.shown:
+    if effect.group != "history":
         return ""
-    return (
+    clicked = (
         f" You clicked or acted on {evidence.clicked} of the {evidence.shown} ads that share a category with this one,"
         f" among the last {evidence.remembered} remembered here."
     )
+    read = f" Of the last {evidence.read} pages remembered here, {evidence.about} were about what it offers."
+    return (clicked if evidence.shown else "") + (read if evidence.read else "")
 
 
 def _percent(chance: float) -> str:

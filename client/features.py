@@ -5,36 +5,20 @@ The same `FeatureSchema` encoded the training rows. Ads are encoded once per cat
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from sottovoce.client.catalogue import Catalogue, FeatureValue
 from sottovoce.client.events import Event, EventLog
+from sottovoce.client.remembered import Remembered, remembered
 from sottovoce.client.request import Request
-from sottovoce.client.taxonomy import sensitive
 from sottovoce.models.request import without_twins
 from sottovoce.models.schema import FeatureSchema, Ids
 from sottovoce.models.topics import NONE, WINDOW, Numbers, Topics
 
 Places = npt.NDArray[np.intp]
-Outcome = Literal["seen", "click", "conversion"]
 _MOST_KEPT = 1024
-_RANK: dict[str, int] = {"seen": 0, "click": 1, "conversion": 2}
-
-
-@dataclass(frozen=True, slots=True)
-class Remembered:
-    """One past impression that the model sees.
-
-    Attributes:
-        event: the impression.
-        outcome: what became of it.
-    """
-
-    event: Event
-    outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,36 +54,6 @@ class Inputs:
         context[:, list(columns)] = 0
         ad = self.topics.off_page(self.ad) if self.topics.page_column in columns else self.ad
         return replace(self, context=context, ad=ad)
-
-
-def remembered(log: EventLog, catalogue: Catalogue, length: int) -> tuple[Remembered, ...]:
-    """The last impressions that may be used, oldest first, each with what became of it.
-
-    A click or a conversion belongs to the latest impression of its ad before it; without one it is ignored. An ad of a
-    sensitive category is left out, and so is one whose campaign left the catalogue, because its category can no longer
-    be checked.
-
-    Args:
-        log: events in the order in which they happened.
-        catalogue: names the campaigns' categories.
-        length: at most so many.
-    """
-    usable: dict[str, bool] = {}
-    became: dict[str, Outcome] = {}
-    found: list[Remembered] = []
-    for event in reversed(log.events):
-        if len(found) == length:
-            break
-        if event.cid not in usable:
-            campaign = catalogue.campaign.get(event.cid)
-            usable[event.cid] = campaign is not None and not sensitive(campaign.cat, catalogue.cattax)
-        if not usable[event.cid]:
-            continue
-        if event.event == "impression":
-            found.append(Remembered(event, became.pop(event.crid, "seen")))
-        elif event.event != "dismiss" and _RANK[event.event] > _RANK[became.get(event.crid, "seen")]:
-            became[event.crid] = event.event
-    return tuple(reversed(found))
 
 
 class _RowsOfEvents:

@@ -1,6 +1,6 @@
 """From the device's event log to training rows: what a phone of one person trains on.
 
-A row is an impression that the model may remember, with what became of it by `features.remembered`, so that history,
+A row is an impression that the model may remember, with what became of it by `remembered.remembered`, so that history,
 personal layer and training agree about the same past. Left out are ads of sensitive categories and of campaigns that
 left the catalogue, whatever the person's controls hide, and impressions too young to have their outcome.
 """
@@ -17,7 +17,7 @@ from sottovoce.client.catalogue import Catalogue, FeatureValue
 from sottovoce.client.controls import Controls, visible
 from sottovoce.client.events import Event, EventLog
 from sottovoce.client.examples import Examples
-from sottovoce.client.features import Remembered, remembered
+from sottovoce.client.remembered import Remembered, remembered
 from sottovoce.client.request import Request
 from sottovoce.client.taxonomy import sensitive
 from sottovoce.models.schema import FeatureSchema, Ids

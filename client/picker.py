@@ -201,7 +201,8 @@ class Picker:
         seen = self._seen(asking.log, at.controls) if personal else _NO_EVENTS
         events, outcomes, past = encoder.history(seen)
         context = encoder.context(at.request, personal)
-        asked_of = encoder.matched(encoder.ads(candidates), context, encoder.read(seen))
+        read = encoder.read(seen)
+        asked_of = encoder.matched(encoder.ads(candidates), context, read)
         inputs = Inputs(context, events, outcomes, asked_of, encoder.topics)
         scorer = step.layer.over(at.request, seen) if step.layer and personal else step.scorer
         scores = ask(scorer, context, events, outcomes, inputs.ad, encoder.like[candidates])
@@ -221,7 +222,7 @@ class Picker:
         )
         codes[offers.ads] = sale.codes
         liked = taste is not None and bool(taste.arms) and rule.method == "thompson"
-        asked = Asked(scorer, encoder, inputs, past, ranked, sale.row, liked)
+        asked = Asked(scorer, encoder, inputs, past, ranked, read, sale.row, liked)
         if sale.row is None:
             nbr = NoBid.NONE_REACHED_FLOOR if (offers.codes == 0).any() else NoBid.NO_CANDIDATE
             return Choice("none", None, codes, nbr, offers, asked=asked, model=step.name)

@@ -15,15 +15,17 @@ from sottovoce.client.columns import Codes, Places
 from sottovoce.client.decision import Climb, Evidence, Loser, Signals
 from sottovoce.client.eligibility import refusal
 from sottovoce.client.events import EventLog
-from sottovoce.client.features import Encoder, Inputs, Remembered
+from sottovoce.client.features import Encoder, Inputs
 from sottovoce.client.offers import Offers
 from sottovoce.client.policy import CoolDown
 from sottovoce.client.reasons import LOSSES, Loss
+from sottovoce.client.remembered import Remembered
 from sottovoce.client.scorer import Scorer
 from sottovoce.client.showing import Showing
 from sottovoce.client.signals import signals
 from sottovoce.client.situation import Refusal, Situation
 from sottovoce.client.taxonomy import named
+from sottovoce.models.topics import NONE, Numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class Asked:
         past: what `inputs` remember.
         ranked: the offers of ads at some positions of the catalogue with such chances in millionths, as the policy
             ranks them.
+        read: pages of each topic that it read as read before, see `models.topics`.
         row: the winner's among the inputs; None without one.
         taste: whether what this device learned that the person likes counted in the draw.
     """
@@ -46,6 +49,7 @@ class Asked:
     inputs: Inputs
     past: tuple[Remembered, ...]
     ranked: Callable[[Places, Ints], Offers]
+    read: Numbers
     row: int | None = None
     taste: bool = False
 
@@ -162,10 +166,20 @@ class PickWorkings:
             remembered=len(past),
             shown=len(alike),
             clicked=sum(one.outcome != "seen" for one in alike),
+            read=self._read()[0],
+            about=self._read()[1],
             topics=tuple(dict.fromkeys(named(category, cattax) for category, cattax in sorted(publisher.categories))),
             publisher=publisher.bundle or publisher.domain,
         )
         return self._ranked(told)
+
+    def _read(self) -> tuple[int, int]:
+        """How many pages read before the model was given, and how many of them are about what the winner sells."""
+        asked = self.asked
+        if asked is None or asked.row is None or not asked.encoder.topics.count:
+            return 0, 0
+        topic = int(asked.encoder.topics.of_ads(asked.inputs.ad[asked.row]))
+        return int(asked.read.sum()), 0 if topic == NONE else int(asked.read[0, topic])
 
     def _ranked(self, told: Evidence) -> Evidence:
         """The evidence with what the ranking went by."""

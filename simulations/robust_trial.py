@@ -17,7 +17,6 @@ import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from sottovoce.client.examples import Examples
 from sottovoce.client.message import read_instruction
 from sottovoce.client.scoring import score
 from sottovoce.server.robust import Rule
@@ -152,7 +151,7 @@ def flipped(dataset: Dataset) -> Dataset:
     labels = rows.labels.copy()
     labels[:, 0] = 1 - labels[:, 0]
     labels[:, 1:] = 0
-    return replace(dataset, train=Examples(rows.offsets, rows.device, rows.context, rows.ad, labels, rows.catalogue))
+    return replace(dataset, train=replace(rows, labels=labels))
 
 
 def trial(devices: int, rounds: int, seed: int = 0, say: Callable[[str], None] = lambda _: None) -> Found:

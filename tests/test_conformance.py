@@ -415,10 +415,10 @@ MISTAKES = {
         "client.rotation", "sorted", lambda places, key: list(places), "decisions", "decisions",
     ),
     "a conversion ranks as a click": (
-        "client.features", "_RANK", {"seen": 0, "click": 1, "conversion": 1}, "features", "inputs",
+        "client.remembered", "_RANK", {"seen": 0, "click": 1, "conversion": 1}, "features", "inputs",
     ),
     "every page counts": ("models.topics", "WINDOW", 10**6, "features", "topics"),
-    "sensitive ads in the history": ("client.features", "sensitive", lambda *_: "", "features", "inputs"),
+    "sensitive ads in the history": ("client.remembered", "sensitive", lambda *_: "", "features", "inputs"),
     "steps without a limit": ("client.personal", "LARGEST_STEP", 1e9, "scores", "offsets"),
     "too few steps": ("client.personal", "NEWTON_STEPS", 2, "scores", "personal"),
     "versions as text": ("models.trust", "newer_or_same", by_text, "trust", "bundles"),

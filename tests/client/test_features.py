@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from small_market import NOW, SCHEMA, campaign, catalogue, event, market, request
 
 from sottovoce.client.events import Event, EventLog
-from sottovoce.client.features import Encoder, Inputs, remembered
+from sottovoce.client.features import Encoder, Inputs
+from sottovoce.client.remembered import remembered
 from sottovoce.client.request import RequestExt
 
 MARKET = market(5)

@@ -9,8 +9,8 @@ from small_market import NOW, SCHEMA, ad, campaign, catalogue, request
 
 from sottovoce.client.controls import Controls, mute, pause
 from sottovoce.client.events import Event, EventLog
-from sottovoce.client.features import remembered
 from sottovoce.client.own_examples import OutcomeWindow, own_examples, page_context
+from sottovoce.client.remembered import remembered
 from sottovoce.client.request import Publisher
 
 DAY = timedelta(days=1)
