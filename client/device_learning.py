@@ -35,9 +35,9 @@ from sottovoce.client.controls import Controls, visible
 from sottovoce.client.device_lesson import Lesson
 from sottovoce.client.event_store import EventStore
 from sottovoce.client.events import EventLog
-from sottovoce.client.features import remembered
 from sottovoce.client.own_examples import OutcomeWindow
 from sottovoce.client.posterior import Posterior, Shown, arm_of, updated
+from sottovoce.client.remembered import remembered
 from sottovoce.client.scorer import said
 from sottovoce.privacy.errors import DeviceError
 
