@@ -3,36 +3,40 @@
 ====================  ==========================================================================================
 in the folder         what it is
 ====================  ==========================================================================================
-`store/`              the sealed log of events, with the person's controls, see `event_store`
+`store/`              the sealed log of events, with the person's controls and what was learnt of them
 `bundles/`            models that were accepted, see `bundle_store`; its secret and beliefs
 `catalogue.json`      every campaign and ad
 `consent.json`        the standard keys of consent
+`creatives/`          creatives with exchangeable parts, and the files beside it: see `device_creatives`
+`rounds.json`         how often it took part in training, see `training_past`
 ====================  ==========================================================================================
 
 Nothing of it raises while ads are picked. Without a store memory serves; where events were lost, ads whose caps look
 back that far rest; without a bundle the one before it serves, or ads take turns; without a catalogue there is no ad;
-without consent nothing is personalised. `notes` says which.
-Key, clock and randomness are the caller's.
+without consent nothing is personalised and nothing learnt. Key, clock and randomness are the caller's.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable
-from datetime import datetime, timedelta
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
 
 from sottovoce.client import controls as person
 from sottovoce.client import personal_data
 from sottovoce.client.bundle_store import BundleStore, litert
-from sottovoce.client.catalogue import Catalogue, EventName, FeatureValue, decode_catalogue
+from sottovoce.client.catalogue import Catalogue, EventName, decode_catalogue
 from sottovoce.client.consent import Consent, decode_consent
 from sottovoce.client.controls import Controls
 from sottovoce.client.decision import Decision
-from sottovoce.client.device_models import countable, picker_of
+from sottovoce.client.device_files import read_or, replace_file
+from sottovoce.client.device_learning import Learning, Learnt, may_learn
+from sottovoce.client.device_lesson import lesson_of
+from sottovoce.client.device_pages import Pages
+from sottovoce.client.device_picker import CATALOGUE, DevicePicker
+from sottovoce.client.device_training import ROUNDS, RULES, training_now
 from sottovoce.client.event_store import EventStore
 from sottovoce.client.events import Event, EventLog
 from sottovoce.client.keystore import Keystore
-from sottovoce.client.ladder import Clock, Ranker
+from sottovoce.client.ladder import Clock
 from sottovoce.client.occasion import Occasion
 from sottovoce.client.picker import Picker
 from sottovoce.client.policy import PickerPolicy
@@ -40,21 +44,13 @@ from sottovoce.client.request import Request
 from sottovoce.client.scorer import Scorer
 from sottovoce.client.serving import serving
 from sottovoce.client.store_rows import PageVisit
-from sottovoce.models.atomic import write_atomically
+from sottovoce.client.training_offer import Condition, Offer, OfferRules
 from sottovoce.models.bundle import Bundle
-from sottovoce.privacy.errors import DeviceError, SottovoceError
+from sottovoce.models.signing import PublicKey
+from sottovoce.privacy.errors import DeviceError
 
-CATALOGUE, CONSENT, STORE, BUNDLES = "catalogue.json", "consent.json", "store", "bundles"
-CONTROLS, GAP = "controls", "gap"
-"""Among the store's values: the controls, and when events were lost."""
-
-NO_ADS = Catalogue(version=1, cur="USD", cattax=8, campaigns=(), ads=())
-_T = TypeVar("_T")
-_AGAIN = timedelta(hours=1)
-"""How far the clock moves, either way, before a device looks again for a model, or whether caps can be relied on."""
-
-_PAGES = 64
-"""Decisions whose page is remembered until their impression is logged."""
+CONSENT, STORE, BUNDLES = "consent.json", "store", "bundles"
+CONTROLS = "controls"
 
 
 class Device:
@@ -69,14 +65,13 @@ class Device:
         policy: of the app.
         scorer: loads a bundle's model.
         ticks: rising nanoseconds, such as `time.monotonic_ns`, for the deadline of the policy; None sets no deadline.
+        approvers: keys that must all have signed the approvals of creatives; without any, none is approved.
 
     Attributes:
-        catalogue: in use.
         store: what happened here.
         consent: the gates that are open.
         controls: what the person decided.
-        bundle: in use; None where ads take turns.
-        build: makes a picker for a catalogue, over the models in use, that times nothing.
+        rounds: file with its own count of rounds of training.
         asked: all that the last decision is a function of, to pick again or otherwise; None before the first.
     """
 
@@ -90,20 +85,18 @@ class Device:
         policy: PickerPolicy | None = None,
         scorer: Callable[[Bundle], Scorer] = litert,
         ticks: Clock | None = None,
+        approvers: Sequence[PublicKey] = (),
     ) -> None:
         self._folder, self._bundles, self._uniform = folder, bundles, uniform
-        self._policy, self._scorer, self._ticks = policy or PickerPolicy(), scorer, ticks
-        self._notes: dict[str, str] = {}
-        self._pages: OrderedDict[str, dict[str, FeatureValue]] = OrderedDict()
+        self._pages, self._notes = Pages(), dict[str, str]()
+        self.rounds = folder / ROUNDS
         self.store = EventStore(folder / STORE, keystore, now)
-        if not self.store.complete:
-            self.store.put(GAP, now)
-        self._gap = self.store.get(GAP, datetime)
+        self._learning = Learning(self.store)
         self.asked: Occasion | None = None
         self.controls = self.store.get(CONTROLS, Controls) or Controls()
-        self.consent = Consent()
-        self.catalogue = NO_ADS
-        self.reload(now)
+        self.consent = read_or(folder / CONSENT, decode_consent, Consent(), self._notes)
+        held = folder, bundles, self.store, now
+        self._in_use = DevicePicker(*held, policy or PickerPolicy(), scorer, ticks, approvers)
 
     @property
     def log(self) -> EventLog:
@@ -111,77 +104,69 @@ class Device:
         return self.store.log
 
     @property
+    def catalogue(self) -> Catalogue:
+        """In use."""
+        return self._in_use.catalogue
+
+    @property
+    def bundle(self) -> Bundle | None:
+        """In use; None where ads take turns."""
+        return self._in_use.bundle
+
+    @property
+    def build(self) -> Callable[[Catalogue], Picker]:
+        """Makes a picker for a catalogue, over the models in use, that times nothing."""
+        return self._in_use.build
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What is wrong now, and what went wrong with the store."""
-        return (*self._notes.values(), *self.store.notes)
+        learning = (self._learning.fault,) if self._learning.fault else ()
+        return (*self._in_use.notes, *self._notes.values(), *learning, *self.store.notes)
 
     def reload(self, now: datetime) -> None:
-        """Read catalogue, consent and bundle again, as after an update; what cannot be read counts as missing."""
+        """Read catalogue, consent, bundle and creatives again, as after an update; what cannot be read is missing."""
         self._notes.clear()
-        self.catalogue = self._read(CATALOGUE, decode_catalogue, self.catalogue)
-        self.consent = self._read(CONSENT, decode_consent, Consent())
-        self.bundle: Bundle | None = None
-        self._rankers: list[Ranker] = []
-        try:
-            for bundle in self._bundles.usable(now):
-                manifest = bundle.manifest
-                name = f"{manifest.model_id} {manifest.version}"
-                self._rankers.append(Ranker(bundle.schema, self._scorer(bundle), manifest.personal_variance, name))
-                self.bundle = self.bundle or bundle
-        except (SottovoceError, OSError) as error:
-            self._notes["bundle"] = f"a model cannot be used: {error}"
-        if not self._rankers:
-            self._notes.setdefault("bundle", "there is no bundle that can be trusted and used now: ads take turns")
-        self._serve(now)
-
-    def _serve(self, now: datetime) -> None:
-        """The picker over what is in use. Whatever else helps to decide comes in here, such as parts of creatives."""
-        # A cap that looks further back than to where events were lost means nothing: its ads are not shown then.
-        self._looked = now
-        self._shown = self.catalogue if self._gap is None else countable(self.catalogue, now - self._gap)
-        self._picker = picker_of(self._rankers, self._shown, self._policy, self._ticks)
-        models, policy = self._rankers, self._policy
-        self.build: Callable[[Catalogue], Picker] = lambda catalogue: picker_of(models, catalogue, policy)
+        self.consent = read_or(self._folder / CONSENT, decode_consent, Consent(), self._notes)
+        self._in_use.reload(now)
 
     def pick(self, request: Request, now: datetime) -> Decision:
         """The answer to a request; it raises nothing but what `Picker.pick` calls a mistake of the caller."""
-        if self._stale(now):
+        if self._in_use.stale(now):
             self.reload(now)
-        if self._gap is not None and abs(now - self._looked) >= _AGAIN:
-            self._serve(now)
+        self._in_use.follow(now)
         self.controls = person.settled(self.controls, self.log, now)
-        asked = Occasion(
-            build=self.build,
-            picker=self._picker,
-            catalogue=self._shown,
-            request=request,
-            log=self.log,
-            consent=self.consent,
-            now=now,
-            controls=self.controls,
-            draw=self._uniform(),
-            policy=self._policy,
-        )
+        learnt = self.learnt(self.log, self.controls, self.consent, now)
+        asked = self._in_use.occasion(request, self.log, self.consent, now, self.controls, self._uniform(), learnt)
         decision = asked.pick()
         self.asked = asked.decided(decision)
-        self._pages[request.id] = self._page(request) if decision.mode == "personalised" else {}
-        while len(self._pages) > _PAGES:
-            self._pages.popitem(last=False)
+        self._pages.keep(request, decision, self.bundle.schema if self.bundle else None, now)
         return decision
 
+    def learnt(self, log: EventLog, controls: Controls, consent: Consent, now: datetime) -> Learnt:
+        """What was learnt by then, as far as it may count, which the picker is given; see `Learning.learnt`.
+
+        Of an earlier moment give the first events of the log, as many as there were, and what was allowed then.
+        """
+        shipped = self._in_use.creatives.shipped
+        return self._learning.learnt(log, self.catalogue, controls, consent, now, shipped)
+
+    def training(self, condition: Condition, now: datetime, rules: OfferRules = RULES) -> Offer:
+        """Whether the device offers itself for training now, and why not; `device_node.phone_of` it takes part then."""
+        schema = self.bundle.schema if self.bundle else None
+        held = self.store, schema, self.catalogue, self.consent, self.controls
+        return training_now(*held, condition, now, self.rounds, rules)
+
     def happened(self, kind: EventName, what: Decision | str, now: datetime) -> bool:
-        """Log what became of an ad.
+        """Log what became of an ad; whether it is on the disk.
 
         An impression keeps the model features of the page as well, but only where they chose the ad: not of a sensitive
-        page, and not where personalisation is off.
+        page, and not where personalisation is off. It teaches where the person agreed to learning, too.
 
         Args:
             kind: of event.
             what: the decision that showed the ad, or its `crid`.
             now: when.
-
-        Returns:
-            Whether it is on the disk.
 
         Raises:
             DeviceError: the decision shows no ad, or there is no such ad.
@@ -191,9 +176,10 @@ class Device:
         if place is None:
             raise DeviceError(f"there is no ad {crid!r} to log a {kind} of", "name one that was shown")
         ad = self.catalogue.ads[place]
-        shown = kind == "impression" and isinstance(what, Decision)
-        context = self._pages.get(what.request, {}) if shown and isinstance(what, Decision) else {}
-        return self.store.append(Event(now, kind, crid, ad.cid, ad.features, context), now)
+        page = self._pages.of(what.request) if kind == "impression" and isinstance(what, Decision) else None
+        if page and isinstance(what, Decision) and may_learn(self.consent, self.controls):
+            self._learning.add(lesson_of(what, now, self._in_use.creatives.ready.get(crid), page.moment))
+        return self.store.append(Event(now, kind, crid, ad.cid, ad.features, page.features if page else {}), now)
 
     def visit(self, request: Request, now: datetime) -> bool:
         """Remember what a page is about, where it may be used: never a sensitive page; whether anything is kept."""
@@ -202,10 +188,7 @@ class Device:
         return allowed and bool(pages) and self.store.visit(PageVisit(now, pages[:64]), now)
 
     def decide(self, change: Callable[[Controls], Controls]) -> bool:
-        """Change the controls by a function of `client.controls`; it counts from the next decision.
-
-        Returns:
-            Whether that is on the disk.
+        """Change the controls by a function of `client.controls`, from the next decision on; whether the disk has it.
 
         Raises:
             DeviceError: what the function raises, or the controls are too large to be kept; nothing changed.
@@ -216,7 +199,8 @@ class Device:
         return durable
 
     def forget_interests(self, now: datetime) -> bool:
-        """A new start: whatever happened up to now serves caps only; see `controls.reset`."""
+        """A new start: whatever happened and was learnt up to now serves caps only; see `controls.reset`."""
+        self._learning.forget()
         return self.decide(lambda before: person.reset(before, self.log, now))
 
     def allow(self, keys: bytes) -> Consent:
@@ -226,7 +210,7 @@ class Device:
             DeviceError: no such keys, nothing changed; or they could not be written, and count until a restart.
         """
         self.consent = decode_consent(keys)
-        self._write(CONSENT, keys)
+        replace_file(self._folder / CONSENT, keys, self._notes)
         return self.consent
 
     def take_catalogue(self, data: bytes, now: datetime) -> None:
@@ -236,9 +220,8 @@ class Device:
             DeviceError: it is none, or it could not be written; the one in use stays.
         """
         catalogue = decode_catalogue(data)
-        self._write(CATALOGUE, data)
-        self.catalogue = catalogue
-        self._serve(now)
+        replace_file(self._folder / CATALOGUE, data, self._notes)
+        self._in_use.take(catalogue, now)
 
     def active_bundle(self) -> bytes | None:
         """The bytes of the newest bundle that was taken, if its file is whole."""
@@ -259,40 +242,8 @@ class Device:
         self._pages.clear()
         self.asked, self.controls = None, Controls()
         self.store.delete_all(now)
-        if self._gap is not None:
-            self.store.put(GAP, self._gap)
+        self._in_use.remember()
 
     def close(self) -> None:
         """Write what is not written yet and give the files back."""
         self.store.close()
-
-    def _stale(self, now: datetime) -> bool:
-        """Whether the bundle has expired, or one may serve that could not when it was looked for."""
-        if self.bundle is not None:
-            return now >= self.bundle.manifest.expires
-        return abs(now - self._looked) >= _AGAIN
-
-    def _page(self, request: Request) -> dict[str, FeatureValue]:
-        """Model features of the page, without those of the device."""
-        told = request.ext.features
-        wanted = self.bundle.schema.context if self.bundle else ()
-        return {one.name: told[one.name] for one in wanted if one.source == "context" and one.name in told}
-
-    def _read(self, name: str, decode: Callable[[bytes], _T], otherwise: _T) -> _T:
-        try:
-            return decode((self._folder / name).read_bytes())
-        except FileNotFoundError:
-            self._notes[name] = f"there is no {name}"
-        except (DeviceError, OSError) as error:
-            self._notes[name] = str(error)
-        return otherwise
-
-    def _write(self, name: str, data: bytes) -> None:
-        try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomically(self._folder / name, data)
-        except OSError as error:
-            raise DeviceError(
-                f"{name} cannot be written: {error.strerror or error}", "free or repair the disk"
-            ) from error
-        self._notes.pop(name, None)

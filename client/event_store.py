@@ -154,13 +154,14 @@ class EventStore:
             self._disk.note(f"the value {name!r} has another type")
             return None
 
-    def put(self, name: str, value: object, learned: bool = False) -> bool:
+    def put(self, name: str, value: object, learned: bool = False, wait: bool = True) -> bool:
         """Keep a small value under a name, in place of the one before.
 
         Args:
             name: of the value, not `store`.
             value: what `msgspec` writes as JSON and reads back: a struct, a number, a list.
             learned: it holds what was learned from events, so that every deletion removes it.
+            wait: for the disk; see `append`.
 
         Returns:
             Whether it is on the disk.
@@ -175,7 +176,7 @@ class EventStore:
                 data = msgspec.json.encode(value)
             except (TypeError, ValueError, OverflowError, RecursionError) as error:
                 raise DeviceError(f"the value {name!r} cannot be kept: {error}", "correct the caller") from error
-            return self._put(StateRow(name, learned, data))
+            return self._put(StateRow(name, learned, data), wait)
 
     def states(self) -> dict[str, tuple[msgspec.Raw, bool]]:
         """Every value as JSON, and whether it was learned, by name."""
@@ -247,9 +248,9 @@ class EventStore:
             durable = self._retain() and durable
         return durable
 
-    def _put(self, row: StateRow) -> bool:
+    def _put(self, row: StateRow, wait: bool = True) -> bool:
         old = self._states.get(row.name)
-        (number,), durable = self._disk.change([row], () if old is None else (old,))
+        (number,), durable = self._disk.change([row], () if old is None else (old,), wait=wait)
         self._states[row.name] = number
         return durable
 

@@ -31,7 +31,8 @@ from sottovoce.client.own_examples import OutcomeWindow, own_examples
 from sottovoce.client.question import Question
 from sottovoce.client.secure_node import Member
 from sottovoce.client.training_offer import Condition, DeviceState, Invitation, Offer, OfferRules, offer
-from sottovoce.client.training_past import TrainingPast, read_past, write_past
+from sottovoce.client.training_past import TrainingPast, write_past
+from sottovoce.client.training_state import settled_past, training_state
 from sottovoce.models.model import Model
 from sottovoce.models.schema import FeatureSchema
 from sottovoce.privacy.errors import UpdateError
@@ -119,7 +120,8 @@ class Phone:
 
     def offer(self, to: Invitation, run_id: str = "") -> Offer:
         """Whether it would take part in this now, and every reason why not: for a scheduler, and the owner's screen."""
-        return offer(self._state(run_id, read_past(self.past), self.examples().rows), to, self.rules)
+        now = self.now()
+        return offer(self._state(run_id, settled_past(self.past, now), self.examples().rows, now), to, self.rules)
 
     def node(self) -> Node:
         """The device as a node of one."""
@@ -141,36 +143,32 @@ class Phone:
         Raises:
             UpdateError: a reason of the phone itself.
         """
-        past = read_past(self.past)
+        now = self.now()
+        past = settled_past(self.past, now)
         learning = isinstance(asked, Instruction)
         to = (
             Invitation("learn", asked.schema_digest, asked.round, asked.max_participations)
             if isinstance(asked, Instruction)
             else Invitation("report", self.schema.digest())
         )
-        answer = offer(self._state(asked.run_id, past, rows), to, self.rules)
+        answer = offer(self._state(asked.run_id, past, rows, now), to, self.rules)
         if not answer.comes:
             raise UpdateError("the device does not take part now", "ask it again another time")
         if not learning or not answer.joins or past is None:
             return answer.joins
-        return write_past(self.past, past.joined(asked.run_id, to.round, self.now()))
+        return write_past(self.past, past.joined(asked.run_id, to.round, now))
 
-    def _state(self, run_id: str, past: TrainingPast | None, rows: int) -> DeviceState:
-        now = self.now()
-        if past is not None and (settled := past.settled(now)) is not past:
-            past = settled if write_past(self.past, settled) else None
-        run = past.run(run_id) if past else None
-        return DeviceState(
-            condition=self.condition(),
-            consent=self.consent(),
-            paused=self.controls().paused,
-            days=self.store.memory.days,
-            examples=rows,
-            schema=self.schema.digest(),
-            recorded=past is not None,
-            rounds=run.rounds if run else 0,
-            last_round=run.last if run else None,
-            since_s=past.since_s(now) if past else None,
+    def _state(self, run_id: str, past: TrainingPast | None, rows: int, now: datetime) -> DeviceState:
+        return training_state(
+            self.store,
+            self.schema.digest(),
+            rows,
+            past,
+            run_id,
+            self.condition(),
+            self.consent(),
+            self.controls().paused,
+            now,
         )
 
 

@@ -21,7 +21,7 @@ from sottovoce.client.runtimes import required
 from sottovoce.client.trace import traced
 from sottovoce.models.atomic import write_atomically
 from sottovoce.models.quiet import quiet_stderr
-from sottovoce.models.signing import generate_key, load_public_key
+from sottovoce.models.signing import PublicKey, generate_key, load_public_key
 from sottovoce.models.trust import Trust
 from sottovoce.privacy.errors import DeviceError, SottovoceError
 from sottovoce.simulations.bundle_facts import printable
@@ -31,7 +31,7 @@ from sottovoce.simulations.settings_file import read_settings
 from sottovoce.simulations.trace_file import append_trace, made_secret, secret_of
 
 PROMPT = "sottovoce> "
-SIGNER, KEY, LOG = "signer.pub.pem", "key", "events.jsonl"
+SIGNER, APPROVER, KEY, LOG = "signer.pub.pem", "approver.pub.pem", "key", "events.jsonl"
 _MOST_LOG = 16 * 1024 * 1024
 
 
@@ -39,6 +39,7 @@ _MOST_LOG = 16 * 1024 * 1024
 @click.argument("folder", metavar="DIR", type=PATH)
 @click.option("--bundle", type=PATH, help="Model to install first.")
 @click.option("--key", type=PATH, help="Public key of its signer, PEM; remembered in DIR.")
+@click.option("--approver", type=PATH, help="Public key of who approves creatives, PEM; remembered in DIR.")
 @click.option("--catalogue", type=PATH, help="Catalogue to install first. [default: DIR/catalogue.json]")
 @click.option("--consent", type=PATH, help="Consent keys to take first. [default: DIR/consent.json]")
 @click.option(
@@ -56,6 +57,7 @@ def device(
     folder: Path,
     bundle: Path | None,
     key: Path | None,
+    approver: Path | None,
     catalogue: Path | None,
     consent: Path | None,
     log: Path | None,
@@ -78,7 +80,7 @@ def device(
         return datetime.now(UTC) + ahead
 
     written = _writer(trace, secret) if trace else None
-    phone = opened(folder, key, policy, seed, clock())
+    phone = opened(folder, key, policy, seed, clock(), approver)
     try:
         with quiet_stderr():  # LiteRT announces itself when a model is first run
             if bundle:
@@ -99,7 +101,9 @@ def _writer(path: Path, secret: Path | None) -> Callable[[Occasion, Decision], N
     return lambda occasion, decision: append_trace(path, traced(occasion, decision, known))
 
 
-def opened(folder: Path, key: Path | None, policy: Path | None, seed: int | None, now: datetime) -> Device:
+def opened(
+    folder: Path, key: Path | None, policy: Path | None, seed: int | None, now: datetime, approver: Path | None = None
+) -> Device:
     """The device in a folder.
 
     Args:
@@ -108,28 +112,48 @@ def opened(folder: Path, key: Path | None, policy: Path | None, seed: int | None
         policy: settings of the app; None for the built-in ones.
         seed: of the random numbers; None for the system's.
         now: the device's time.
+        approver: whose key must have signed the approvals of creatives; None for the one that is remembered there.
 
     Raises:
         DeviceError: the folder cannot be used.
         ConfigError: no such settings.
     """
     settings = read_settings(policy, PickerPolicy) if policy else PickerPolicy()
-    signer = folder / SIGNER
-    if key:
-        load_public_key(key)
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomically(signer, _read(key))
-        except OSError as error:
-            raise DeviceError(f"{folder}: {error.strerror or error}", "choose a folder you may write to") from error
+    for given, name in ((key, SIGNER), (approver, APPROVER)):
+        if given:
+            _believe(folder, given, name)
     if folder.exists() and not folder.is_dir():
         raise DeviceError(f"{folder} is a file", "name a folder")
     # Without a key nobody's models are trusted: a key that nothing was ever signed with says just that.
-    trusted = load_public_key(signer) if signer.exists() else generate_key().public_key()
-    bundles = BundleStore(folder / BUNDLES, Trust((trusted,)), required("litert"))
+    signers = _believed(folder / SIGNER) or (generate_key().public_key(),)
+    bundles = BundleStore(folder / BUNDLES, Trust(signers), required("litert"))
     uniform = random.Random(seed).random if seed is not None else random.SystemRandom().random  # noqa: S311 - a choice
     with quiet_stderr():
-        return Device(folder, bundles, FileKeystore(folder / KEY), now, uniform, settings, ticks=time.monotonic_ns)
+        return Device(
+            folder,
+            bundles,
+            FileKeystore(folder / KEY),
+            now,
+            uniform,
+            settings,
+            ticks=time.monotonic_ns,
+            approvers=_believed(folder / APPROVER),
+        )
+
+
+def _believe(folder: Path, key: Path, name: str) -> None:
+    """Remember a public key in the folder."""
+    load_public_key(key)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomically(folder / name, _read(key))
+    except OSError as error:
+        raise DeviceError(f"{folder}: {error.strerror or error}", "choose a folder you may write to") from error
+
+
+def _believed(path: Path) -> tuple[PublicKey, ...]:
+    """The key that is remembered there, if any."""
+    return (load_public_key(path),) if path.exists() else ()
 
 
 def _install(opened: Device, data: bytes, now: datetime) -> None:

@@ -1,6 +1,6 @@
 """`replay`: decisions that were traced, picked again. Needs the device runtime only."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,11 +8,12 @@ from pathlib import Path
 import click
 
 from sottovoce.client.catalogue import Catalogue, decode_catalogue
+from sottovoce.client.device_learning import NOTHING, Learnt
 from sottovoce.client.events import EventLog, decode_log
 from sottovoce.client.picker import Picker
 from sottovoce.client.policy import PickerPolicy
 from sottovoce.client.replay import replay as replayed
-from sottovoce.client.trace import decode_traces
+from sottovoce.client.trace import Trace, decode_traces
 from sottovoce.models.quiet import quiet_stderr
 from sottovoce.models.signing import load_public_key
 from sottovoce.models.trust import Trust
@@ -26,11 +27,12 @@ from sottovoce.simulations.trace_file import read_secret, secret_of
 
 @dataclass(frozen=True, slots=True)
 class _Now:
-    """What there is to pick with."""
+    """What there is to pick with, and what was learnt by each trace."""
 
     build: Callable[[Catalogue], Picker]
     catalogue: Catalogue
     log: EventLog
+    learnt: tuple[Learnt, ...]
 
 
 @click.command()
@@ -74,18 +76,19 @@ def replay(
     settings = read_settings(policy, PickerPolicy) if policy else PickerPolicy()
     known = read_secret(secret_of(traces, secret))
     if folder is not None and bundle is None and key is None and catalogue is None and log is None:
-        given = _of_device(folder, policy, moment)
+        given = _of_device(folder, policy, moment, written)
     elif folder is None and bundle is not None and key is not None and catalogue is not None:
         model = believed(_read(bundle), Trust((load_public_key(key),)), moment, runtime, settings)
         events = decode_log(_read(log), str(log)) if log else EventLog()
-        given = _Now(model.over, decode_catalogue(_read(catalogue), str(catalogue)), events)
+        given = _Now(model.over, decode_catalogue(_read(catalogue), str(catalogue)), events, (NOTHING,) * len(written))
     else:
         raise ConfigError(
             "it is not said what to replay with", "name BUNDLE, --key and --catalogue, or nothing but --device DIR"
         )
     with quiet_stderr():  # LiteRT announces itself when a model is first run
         picker = given.build(given.catalogue)
-        found = [replayed(trace, given.catalogue, given.build, given.log, known, settings, picker) for trace in written]
+        held = given.catalogue, given.build, given.log, known, settings, picker
+        found = [replayed(trace, *held, *learnt) for trace, learnt in zip(written, given.learnt, strict=True)]
     if json_output:
         told = zip(written, found, strict=True)
         print_json([{"request": trace.request.id, "replayed": one} for trace, one in told])
@@ -100,13 +103,17 @@ def replay(
         )
 
 
-def _of_device(folder: Path, policy: Path | None, now: datetime) -> _Now:
-    """What a device picks with now; its folder is left as it was, but for what opening it repairs."""
+def _of_device(folder: Path, policy: Path | None, now: datetime, written: Sequence[Trace]) -> _Now:
+    """What a device picks with now, and what it had learnt by then; its folder is left as it was, but for repairs."""
     if not folder.is_dir():
         raise DeviceError(f"{folder}: no such folder", "name the DIR of `sottovoce device`")
     device = opened(folder, None, policy, 0, now)
     try:
-        return _Now(device.build, device.catalogue, device.log)
+        learnt = tuple(
+            device.learnt(EventLog(device.log.events[: one.log.events]), one.controls, one.consent, one.now)
+            for one in written
+        )
+        return _Now(device.build, device.catalogue, device.log, learnt)
     finally:
         device.close()
 

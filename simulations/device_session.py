@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -25,6 +25,8 @@ from sottovoce.client.what_if import to_lose, to_win
 from sottovoce.client.why_not import why_not
 from sottovoce.models.atomic import write_atomically
 from sottovoce.privacy.errors import DeviceError
+from sottovoce.simulations.device_answer import Answer, file_content, one_word
+from sottovoce.simulations.device_conditions import CONDITIONS, IN_HAND, believed, changed, in_words, offered
 from sottovoce.simulations.market import CATEGORIES, SIZES
 
 HELP = """\
@@ -39,6 +41,9 @@ more, less, never, any CATEGORY     what you want of a category of ads, by its i
 pause, resume, reset    stop personalisation; go on; start anew (caps stay)
 controls, history [N], status       what is set; what happened; what the device is
 export FILE             everything the device knows about you
+learnt                  what it believes that you like
+train?                  would it take part in training now; if not, which gate is closed
+power on|off, idle on|off, network unmetered|metered, heat none|hot, battery 0-100    how the phone is doing
 delete all | ad ID | advertiser ID | category ID    forget it
 clock +3d               put the clock forward; m, h, d, or a time such as 2026-11-25T12:00:00Z
 quit"""
@@ -48,21 +53,6 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 _GIVEN = {"all": "11111111111", "page": "01000000000", "none": "00000000000"}
 _WISHES: dict[str, Wish | None] = {"more": "more", "less": "less", "never": "never", "any": None}
 _NEWEST = 10
-_MOST_FILE = 64 * 1024
-
-
-class Answer(NamedTuple):
-    """What a line came to.
-
-    Attributes:
-        text: for people.
-        data: for scripts.
-        done: nothing more is to be said.
-    """
-
-    text: str
-    data: dict[str, Any]
-    done: bool = False
 
 
 class Session:
@@ -83,7 +73,7 @@ class Session:
         self.device, self._written = device, written
         self._clock, self._ahead = clock, timedelta(0)
         self._decision: Decision | None = None
-        self._pages = 0
+        self._pages, self._condition = 0, IN_HAND
         commands: dict[str, Callable[[list[str]], Answer]] = {
             "page": self._page,
             "request": self._request,
@@ -98,6 +88,8 @@ class Session:
             "controls": self._controls,
             "history": self._history,
             "status": self._status,
+            "learnt": lambda _: believed(self.device, self.now),
+            "train?": lambda _: offered(self.device, self._condition, self.now),
             "export": self._export,
             "delete": self._delete,
             "clock": self._set_clock,
@@ -108,6 +100,8 @@ class Session:
             commands[word] = lambda _, kind=kind: self._did(kind)  # type: ignore[misc]
         for word, wish in _WISHES.items():
             commands[word] = lambda words, wish=wish: self._wish(words, wish)  # type: ignore[misc]
+        for word in CONDITIONS:
+            commands[word] = lambda words, word=word: self._set_condition(word, words)  # type: ignore[misc]
         self._commands = commands
 
     @property
@@ -170,8 +164,8 @@ class Session:
         return self._open(decode_request(msgspec.json.encode(asked), "page"))
 
     def _request(self, words: list[str]) -> Answer:
-        path = _one(words, "request FILE")
-        return self._open(decode_request(_content(path), path))
+        path = one_word(words, "request FILE")
+        return self._open(decode_request(file_content(path), path))
 
     def _open(self, request: Request) -> Answer:
         self._pages += 1
@@ -211,7 +205,7 @@ class Session:
         if not words:
             told = why(decision)
             return Answer(told.sentence, {"sentence": told.sentence, "dsa": told.dsa, "openrtb": told.openrtb})
-        crid = _one(words[1:] if words[0] == "not" else words, "why not CRID")
+        crid = one_word(words[1:] if words[0] == "not" else words, "why not CRID")
         if decision.winner and decision.winner.crid == crid:
             return self._why([])
         found = why_not(decision, crid)
@@ -223,7 +217,7 @@ class Session:
         shown = decision.winner.crid if decision.winner else None
         if occasion is None or (not words and shown is None):
             raise DeviceError("no ad is shown", "name one: what-if CRID")
-        crid = _one(words, "what-if CRID") if words else shown
+        crid = one_word(words, "what-if CRID") if words else shown
         found = to_lose(occasion) if crid == shown or crid is None else to_win(occasion, crid)
         none = f"no single change of the kinds that are tried makes {crid} {'lose' if crid == shown else 'win'}"
         return Answer("\n".join(one.sentence for one in found) or none, {"what_if": crid, "would_change": found})
@@ -234,12 +228,12 @@ class Session:
         return self._decision
 
     def _consent(self, words: list[str]) -> Answer:
-        what = _one(words, "consent all|page|none|FILE")
+        what = one_word(words, "consent all|page|none|FILE")
         if what in _GIVEN:
             keys: dict[str, Any] = {"IABTCF_gdprApplies": 1, "IABTCF_PolicyVersion": 5, "gpc": False}
             content = msgspec.json.encode({**keys, "IABTCF_PurposeConsents": _GIVEN[what]})
         else:
-            content = _content(what)
+            content = file_content(what)
         found = self.device.allow(content)
         gates = ("serve_contextual", "serve_personalised", "learn", "report")
         opened = ", ".join(name for name in gates if getattr(found, name))
@@ -267,7 +261,7 @@ class Session:
         return {"ad": winner.crid, "advertiser": winner.seat}.get(kind) or campaign.cat[0]
 
     def _wish(self, words: list[str], wish: Wish | None) -> Answer:
-        category, cattax = _one(words, "more CATEGORY"), self.device.catalogue.cattax
+        category, cattax = one_word(words, "more CATEGORY"), self.device.catalogue.cattax
         label = named(category, cattax)
         return self._decide(lambda one: person.edit(one, category, cattax, wish), f"{label}: {wish or 'as it comes'}")
 
@@ -298,6 +292,10 @@ class Session:
         }
         return Answer("\n".join(f"{name}: {value}" for name, value in data.items()), data)
 
+    def _set_condition(self, what: str, words: list[str]) -> Answer:
+        self._condition = changed(self._condition, what, words)
+        return Answer(in_words(self._condition), {"condition": self._condition})
+
     def _model(self) -> str:
         if self.device.bundle is None:
             return ""
@@ -305,7 +303,7 @@ class Session:
         return f"{manifest.model_id} version {manifest.version}"
 
     def _export(self, words: list[str]) -> Answer:
-        path = Path(_one(words, "export FILE"))
+        path = Path(one_word(words, "export FILE"))
         content = self.device.export(self.now)
         try:
             write_atomically(path, content, mode=0o600)
@@ -331,7 +329,7 @@ class Session:
         return Answer(f"{gone} events and pages deleted; mute it as well, or it may be shown again", {"deleted": gone})
 
     def _set_clock(self, words: list[str]) -> Answer:
-        said = _one(words, "clock +3d")
+        said = one_word(words, "clock +3d")
         try:
             if said[:1] in "+-" and said[-1] in _UNITS:
                 ahead = self._ahead + timedelta(**{_UNITS[said[-1]]: float(said[:-1])})
@@ -343,17 +341,3 @@ class Session:
             raise DeviceError(f"{said!r} is no time", "say: clock +3d, or clock 2026-11-25T12:00:00Z") from None
         self._ahead = ahead
         return Answer(f"it is {moved:%Y-%m-%d %H:%M}", {"now": moved})
-
-
-def _one(words: list[str], usage: str) -> str:
-    if len(words) != 1 or not words[0]:
-        raise DeviceError("one word is missing or too much", f"say: {usage}")
-    return words[0]
-
-
-def _content(path: str) -> bytes:
-    try:
-        with Path(path).open("rb") as file:
-            return file.read(_MOST_FILE + 1)
-    except (OSError, ValueError) as error:
-        raise DeviceError(f"{path}: {getattr(error, 'strerror', None) or error}", "name a file you may read") from None

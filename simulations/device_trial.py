@@ -16,7 +16,8 @@ import numpy as np
 
 from sottovoce.client.bundle_store import BundleStore, litert
 from sottovoce.client.catalogue import Ad, Campaign, Catalogue, decode_catalogue
-from sottovoce.client.device import BUNDLES, CATALOGUE, CONSENT, STORE, Device
+from sottovoce.client.device import BUNDLES, CONSENT, STORE, Device
+from sottovoce.client.device_picker import CATALOGUE
 from sottovoce.client.keystore import FileKeystore
 from sottovoce.client.request import Request, decode_request
 from sottovoce.client.runtimes import required

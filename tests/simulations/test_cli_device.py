@@ -5,11 +5,17 @@ import select
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 
 import msgspec
 import pytest
 
+from sottovoce.client.approval import Approval, Approvals, digest
 from sottovoce.client.catalogue import decode_catalogue
+from sottovoce.client.creative import decode_creative
+from sottovoce.client.provenance import SCHEME
+from sottovoce.client.signed_approvals import Statement, sign_approvals
+from sottovoce.models.signing import generate_key, public_pem
 from sottovoce.simulations import phone as files
 from sottovoce.simulations.market import Market
 
@@ -138,6 +144,74 @@ def test_a_talk_leaves_traces_that_replay_from_the_folder_of_the_device(talk, ca
         assert "->" in err
 
 
+def test_what_is_learnt_counts_in_traces_and_they_replay_from_the_folder_of_the_device(talk, call, folder, tmp_path):
+    made = decode_catalogue((folder / "catalogue.json").read_bytes())
+    ink = {"kind": "data", "type": 2, "color": "#000000", "background": "#ffffff"}
+    source = {"digital_source_type": SCHEME + "digitalCreation", "human_oversight": "edited"}
+    texts = [{"id": f"c{n}", "text": f"Text {n}", "provenance": source} for n in range(2)]
+    lists = []
+    (folder / "creatives").mkdir()
+    for ad in made.ads:
+        one = {"version": 1, "crid": ad.crid, "template": {"id": "t", "slots": [{"id": "s", **ink}]}}
+        data = msgspec.json.encode({**one, "components": {"s": texts}, "audience": 10**8})
+        (folder / "creatives" / f"{ad.crid}.json").write_bytes(data)
+        creative = decode_creative(data)
+        begins, ends = datetime(2026, 11, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)
+        told = "brand/Ada", begins, ends
+        lists += [Approval(ad.crid, name, digest(creative, name), 3, *told) for name in ("frame", *creative.part)]
+    key = generate_key()
+    statement = Statement(version=1, expires=ends, approvals=Approvals(1, tuple(lists)))
+    (folder / "approvals.signed").write_bytes(sign_approvals(statement, [key]))
+    (tmp_path / "brand.pem").write_bytes(public_pem(key.public_key()))
+    assert talk("page sports 300x250")[1][0]["decision"]["winner"] is None
+    traces = tmp_path / "t.jsonl"
+    lines = [line for _ in range(4) for line in ("page sports 300x250", "click", "clock +1h")]
+    options = ("--approver", tmp_path / "brand.pem", "--trace", traces)
+    answers = talk(*lines, "pause", "page", "resume", "learnt", "clock -215m", "page", options=options)[1]
+    assert [one["decision"]["combination"]["among"] for one in answers[:12:3]] == [2, 2, 2, 2]
+    assert len(answers[-3]["parts"]["weights"]) > 3
+    assert "parts of creatives:" in talk("clock +1d", "page sports 300x250", "learnt", text=True)[1]
+    learnt = [bool(json.loads(line)["parts"]) for line in traces.read_bytes().splitlines()]
+    assert learnt == [False, True, True, True, False, False]
+    code, out, err = call("replay", traces, "--device", folder, "--now", START)
+    assert (code, err, out.count("identical; every input is the one of then")) == (0, "", 6)
+
+
+def test_a_device_says_which_gate_keeps_it_from_training(talk, folder, market):
+    (folder / "events.jsonl").write_bytes(files.events_jsonl(market, 3))
+
+    def closed(answer):
+        assert answer["joins"] == (not answer["holds"])
+        return {one["code"] for one in answer["holds"]}
+
+    code, answers = talk(
+        "train?",
+        "power on",
+        "battery 10",
+        "idle on",
+        "network unmetered",
+        "train?",
+        "heat hot",
+        "power off",
+        "network metered",
+        "idle off",
+        "train?",
+        "consent page",
+        "pause",
+        "train?",
+    )
+    first, resting, busy, private = (closed(one) for one in answers if "holds" in one)
+    assert code == 0
+    assert first == {"in_use", "metered", "other_schema", "untried", "too_little"}
+    assert resting == first - {"in_use", "metered"}
+    assert busy == first | {"power", "hot"}
+    assert {"no_consent", "paused"} <= private
+    assert answers[3]["condition"] == {"battery": 0.1, "charging": True, "idle": True, "unmetered": False, "thermal": 0}
+    text = talk("train?", text=True)[1]
+    assert "it would not answer:\n    " in text
+    assert "in_use: somebody is using it" in text
+
+
 def test_what_was_deleted_does_not_come_back_with_the_log_it_came_from(talk, folder, market):
     (folder / "events.jsonl").write_bytes(files.events_jsonl(market, 3))
     before = talk("status")[1][0]["events"]
@@ -175,6 +249,11 @@ def test_what_was_deleted_does_not_come_back_with_the_log_it_came_from(talk, fol
         "clock +99999999d",
         "clock +nand",
         "history 999999999999999999999999",
+        "power",
+        "power maybe",
+        "idle on off",
+        "battery 101",
+        "battery ²",
         "\udcff\udcfe",
         "\0",
         "mute ad " + "a" * 200,
