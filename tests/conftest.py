@@ -1,6 +1,7 @@
 """Settings for every test, and a way to the privacy lint beside them, to which pytest's importlib mode adds no path."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from sottovoce.simulations.postgres_server import NoServerError, server
 
+# A shell starts what runs in the background with interrupts ignored, and its children would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 
 
