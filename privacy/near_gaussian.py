@@ -16,17 +16,18 @@ Gaussian mechanism: (D / s)-GDP for a sensitivity of D. P is held against Q in t
        epsilon_0 = (sum of x**2 + 1.01 d) / (24 s**2) + d (tau + 3 exp(-2 pi**2 s**2)).
 
    The sum of x**2 exceeds 2 d ln 2 + 512 ln 2 with a chance below 2**-127 under either law: the mean of exp(x**2 / 4)
-   is sqrt(2), but for factors that d / s**2 makes next to 1, and Markov's inequality does the rest.
+   is at most sqrt(2) exp(1 / (11 s**2)), and Markov's inequality gives 2**-128 exp(d / (11 s**2)), for d <= 7 s**2.
 3. A ratio within exp(+-epsilon_0) moves the odds of any event by a factor of exp(2 epsilon_0) at most, and so its
    quantile in standard deviations by 2 epsilon_0 sqrt(2 pi) / 4: the derivative p (1 - p) / phi of the one by the other
    is largest at p = 1/2. mu-GDP bounds the difference of two such quantiles, each of which moves so far:
 
        mu = D / s + sqrt(2 pi) epsilon_0.
 
-So the sum is mu-GDP (but for that chance of 2**-127, which no delta kept in 64 bits would show), `worth` is 1 / mu, and
-a ledger that charges a Gaussian of that multiplier charges enough, by whichever formula for Gaussians, also over rounds
-that depend on one another. Concentrated DP alone would not do: it does not imply the Gaussian's curve of epsilon and
-delta.
+So the sum is within total variation 2**-127 of one that is mu-GDP: the law that is P where the sum of x**2 is small,
+and Q elsewhere. `worth` is 1 / mu, and a ledger that charges a Gaussian of that multiplier charges enough for that law,
+by whichever formula for Gaussians, also over rounds that depend on one another. What is not charged adds at most (1 +
+e**epsilon) 2**-127 to delta for each round: below 1e-17 for a thousand rounds up to epsilon 40, and not to be neglected
+beyond 60. Concentrated DP alone would not do: it does not imply the Gaussian's curve of epsilon and delta.
 
 Sources: Dong, Roth, Su 2019, arXiv:1905.02383 (GDP and its composition); Kairouz, Liu, Steinke 2021, arXiv:2102.06387
 (tau, and a bound by concentrated DP). Steps 2 and 3 are our own: `tests/privacy/test_near_gaussian.py` holds all three
@@ -79,6 +80,11 @@ def worth(sensitivity: float, scale: float, parts: int, size: int) -> float:
         scale: sigma of each node's noise, in cells.
         parts: nodes that added noise, 1 or more.
         size: d, how many numbers the sum has.
+
+    Raises:
+        ValueError: a scale, or a size for that scale, for which nothing is proven.
     """
+    if size > 7 * parts * scale**2:
+        raise ValueError(f"{size} numbers are too many for noise of {scale} cells from {parts} nodes")
     plain = sensitivity / (math.sqrt(parts) * scale)
     return 1 / (plain + math.sqrt(2 * math.pi) * drift(scale, parts, parts, size))

@@ -55,7 +55,7 @@ def require_private(search: Search) -> None:
     """Refuse runs whose number cannot be hidden, or that have nothing to hide.
 
     Raises:
-        ConfigError: no noise, visible cohorts, or a record-level guarantee, which every run would use up.
+        ConfigError: no noise, visible cohorts, secure sums, or a record-level guarantee, which every run would use up.
     """
     target = search.base.privacy
     if search.base.local.record is not None:
@@ -68,6 +68,12 @@ def require_private(search: Search) -> None:
         raise ConfigError(
             "runs without noise cannot be selected from privately",
             "use --noise seeded to look at every trial, or --noise secure to keep the result",
+        )
+    if target.secure_aggregation:
+        raise ConfigError(
+            "privacy.secure_aggregation guards against the coordinator, who sees the sums of every run; the price of a "
+            "selection counts on nobody seeing those that lost",
+            "tune without it, or add up a fixed number of runs on one ledger",
         )
     if target.cohorts == "visible":
         raise ConfigError(

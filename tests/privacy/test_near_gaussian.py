@@ -106,6 +106,39 @@ def test_what_whole_numbers_cost_grows_with_them_and_vanishes_with_the_grid():
     assert drift(2.0**16, 1, 1, 100_000) == pytest.approx(2.33e-6, rel=0.01)
 
 
+def test_what_is_charged_is_the_formula_to_its_last_term():
+    tail, each = 512 * math.log(2), 2 * math.log(2) + 1.01
+    assert drift(8.0, 1, 1, 1) == pytest.approx((each + tail) / (24 * 64), rel=1e-12)
+    assert drift(8.0, 1, 1, 300) - drift(8.0, 1, 1, 1) == pytest.approx(299 * each / (24 * 64), rel=1e-12)
+    assert drift(8.0, 2, 5, 1) == pytest.approx((each + tail) / (24 * 128), rel=1e-12)
+
+
+@pytest.mark.parametrize("apart", [1e-4, 0.1, 1.0])
+@pytest.mark.parametrize("mu", [1e-4, 0.5, 2.0])
+def test_laws_so_near_to_gaussian_ones_cost_no_more_than_the_third_step_says_and_at_worst_as_much(apart, mu):
+    """The worst pair: every event as likely, and as unlikely, as a ratio of exp(+-apart) lets it be."""
+    at = np.linspace(-12, 12, 24_001)
+
+    def highest(quantile):
+        by_ratio = stats.norm.logcdf(quantile) + apart
+        by_rest = stats.norm.logsf(quantile) - apart
+        # Each where it keeps its digits.
+        first = np.where(by_ratio < 0, stats.norm.ppf(np.exp(np.minimum(by_ratio, 0.0))), np.inf)
+        return np.minimum(first, stats.norm.isf(np.exp(by_rest)))
+
+    moved = highest(at + mu) + highest(-at) - mu
+    inside = (np.abs(at) < 6) & (np.abs(at + mu) < 6)
+    needed = moved[inside].max() / (math.sqrt(2 * math.pi) * apart)
+    assert needed <= 1 + 1e-6
+    assert needed > 0.99 or max(mu, apart) > 1e-3
+
+
+def test_nothing_is_claimed_of_more_numbers_than_the_noise_bears():
+    worth(1.0, 8.0, 1, 448)
+    with pytest.raises(ValueError, match="too many"):
+        worth(1.0, 8.0, 1, 449)
+
+
 def test_nothing_is_claimed_of_noise_of_a_few_cells():
     with pytest.raises(ValueError, match="8"):
         worth(1.0, 7.0, 3, 10)

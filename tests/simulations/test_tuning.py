@@ -419,11 +419,14 @@ def test_a_crash_between_the_winner_and_its_row_is_made_good_by_resuming(go, dat
     [
         ("privacy.noise", "none", "without noise"),
         ("privacy.cohorts", "visible", "how many runs there are"),
+        ("privacy.secure_aggregation", True, "sums of every run"),
         ("local.record", {}, "every record anew"),
     ],
 )
 def test_a_selection_that_could_hide_nothing_is_refused(file, key, value, words):
     changes = [(key, value)] + ([("privacy.epsilon", float("inf"))] if value == "none" else [])
+    if value is True:
+        changes += [("privacy.sampling", "none"), ("privacy.mechanism", "discrete_gaussian"), ("nodes", 5)]
     with pytest.raises(ConfigError, match=words):
         selection_plan(read_search(file, changes), 120, 5)
 
