@@ -8,8 +8,10 @@ from sottovoce.privacy.events import NoiseKind, RepeatAndSelect
 from sottovoce.privacy.filter import fixed_beforehand
 from sottovoce.privacy.realised import Observed
 
+SECRECY = "cohorts stay secret from an outsider: logs, traffic and bills show nobody who took part"
+"""The same, where a plan counts on it."""
+
 ASSUMPTIONS = (
-    "cohorts stay secret from an outsider: logs, traffic and bills show nobody who took part",
     "the coordinator is honest: it clips, samples and adds noise as the ledger says",
     "no other ledger covers the same devices: two campaigns on the same people add up",
     "one person has one device, and the number of enrolled devices is public",
@@ -28,7 +30,10 @@ SELECTION = (
 def assumptions(book: Book) -> list[str]:
     """Those of this ledger."""
     selected = any(isinstance(event, RepeatAndSelect) for event in +book.spent)
-    return [*ASSUMPTIONS, SELECTION] if selected else list(ASSUMPTIONS)
+    plans = book.plans.values()
+    # A ledger without plans tells of nobody's cohorts; the assumption is then made, rather than dropped.
+    secret = not plans or any(plan.cohorts == "secret" for plan in plans)
+    return [*([SECRECY] if secret else []), *ASSUMPTIONS, *([SELECTION] if selected else [])]
 
 
 def fallen_conditions(book: Book, noise: NoiseKind, observed: list[Observed]) -> list[str]:

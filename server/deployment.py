@@ -188,7 +188,12 @@ class Deployment:
 
     def commands(self) -> str:
         """Every command in its order, as a script to read and to copy from."""
-        lines = ["# On the coordinator. Each program runs until it is stopped: a unit, or a terminal, of its own."]
+        # What the programs write holds updates in clear.
+        lines = [
+            "umask 077",
+            "",
+            "# On the coordinator. Each program runs until it is stopped: a unit, or a terminal, of its own.",
+        ]
         lines += [shell(program.command, program.environment) for program in (self.superlink(), self.gate())]
         lines += ["", "# Once, on the coordinator, while the SuperLink runs: let the nodes in."]
         lines += [shell(self.register(number), self.operator()) for number in range(self.nodes)]

@@ -72,7 +72,7 @@ class Participation:
         counts = self._counts.copy()
         counts[asked] += 1
         try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
+            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_atomically(self._file, save({"asked": counts}))
         except OSError as error:
             raise CheckpointError(

@@ -187,6 +187,8 @@ def logging_to(run: str, stream: TextIO | None, file: Path | None, restricted: b
             handlers.append(_File(file))
         except OSError as error:
             raise ConfigError(f"{file}: {error.strerror}", "choose a file you may write to") from error
+    # Without any handler logging would print bare names of events by itself.
+    logger.addHandler(logging.NullHandler())
     for handler in handlers:
         handler.setFormatter(JsonLines(run))
         logger.addHandler(handler)

@@ -150,13 +150,14 @@ def _model(report: AuditReport, about: About) -> DeploymentModel:
         model_name="Central",
         model_name_details=(
             "Federated training with central noise: raw data stays on the devices, each sends one clipped update, and "
-            "the coordinator adds the noise to their sum. There is no secure aggregation."
+            "noise is added to their sum: by the coordinator, or, where sums are secure, by the devices' nodes. Which "
+            "of the two it was the ledger does not show; the record assumes the first."
         ),
         trust_assumptions=_bullets(*report.assumptions),
         actors=_bullets(
             "Devices hold the raw data. They trust the coordinator with their clipped update.",
-            "The coordinator draws the cohorts, sees each clipped update, adds the noise and keeps the ledger. It is "
-            "trusted to do so; nothing is claimed against it.",
+            "The coordinator draws the cohorts, sees each clipped update unless sums are secure, sees to the noise and "
+            "keeps the ledger. It is trusted to do so; nothing is claimed against it.",
             "Whoever receives the model sees what was released. No trust is needed; the headline is against this actor "
             + ("as long as it does not know who took part." if report.observer == "outsider" else "in any case."),
             "Auditors read the ledger and compute the figures anew.",

@@ -13,13 +13,14 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from sottovoce.client import app as node
-from sottovoce.privacy.errors import ConfigError
+from sottovoce.privacy.errors import ConfigError, SottovoceError
 from sottovoce.simulations.dataset import Dataset
 from sottovoce.simulations.experiment import Experiment, compose
 from sottovoce.simulations.folder import RunFolder
 from sottovoce.simulations.loading import load, partition
 from sottovoce.simulations.node_keys import simulated_member
 from sottovoce.simulations.operating import Operations, operated
+from sottovoce.simulations.results import finish
 from sottovoce.simulations.run import train
 
 
@@ -88,3 +89,7 @@ def coordinate(grid: Grid, context: Context) -> None:
         model = train(grid, experiment, dataset, folder, on_point=lambda _: None, observer=watched.observer)
         for note in model.notes:
             watched.log.tell("note", text=note)
+    finish(experiment, dataset, folder, model, folder.audit()[0], with_baselines=False)
+    if model.rounds < experiment.rounds:
+        # Ends Flower's task as failed: whoever looks at its list must not take the run for one that was finished.
+        raise SottovoceError("; ".join(model.notes), "the model of the last round is whole; release it, or start anew")

@@ -174,7 +174,8 @@ HAZARDS = (
     Hazard(
         "secure aggregation presented as differential privacy",
         "open",
-        "there is no secure aggregation: the coordinator sees clipped updates and is trusted to add the noise",
+        "no ledger shows whether sums were secure: every figure trusts the coordinator to see to the noise, and where "
+        "sums are not secure it sees clipped updates",
         "docs/threat-model.md",
     ),
     Hazard(

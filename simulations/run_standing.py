@@ -110,7 +110,9 @@ def standing(folder: RunFolder, seen: LedgerLook, now: float) -> Standing:
     since = max(0.0, now - changed(folder))
     # Judging the model between two rounds may take longer than a round, so a run is given ten of them.
     state: State = "running" if points else "starting"
-    if done >= experiment.rounds:
+    # A run that ended early, because its budget was spent, was judged after its last round.
+    judged = folder.results_file.exists() and folder.results_file.stat().st_mtime >= changed(folder)
+    if done >= experiment.rounds or judged:
         state = "finished"
     elif since > max(QUIET_S, 10 * (round_s or 0)):
         state = "quiet"

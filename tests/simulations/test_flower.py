@@ -110,6 +110,11 @@ def test_the_same_run_on_flowers_simulation_runtime_ends_with_the_same_weights(t
     events = [json.loads(line)["event"] for line in log.read_text().splitlines()]
     assert events[:2] == ["run_started", "enrolled"]
     assert events.count("round_released") >= 2  # the last line may still be on its way
+    # Judged like any other run, so that it can be released; Flower's task may still be writing.
+    deadline = time.monotonic() + 60
+    while not RunFolder(there).results_file.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     told = standing(RunFolder(there), look(RunFolder(there).ledger), time.time())
     assert (told.state, told.rounds, told.ledger_problem) == ("finished", 3, "")
     assert told.replies["used"] == told.rounds * 2
