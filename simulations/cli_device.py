@@ -12,7 +12,8 @@ import msgspec
 
 from sottovoce.client.bundle_store import BundleStore
 from sottovoce.client.decision import Decision
-from sottovoce.client.device import BUNDLES, Device
+from sottovoce.client.device import BUNDLES, CONSENT, STORE, Device
+from sottovoce.client.device_picker import CATALOGUE
 from sottovoce.client.events import decode_log
 from sottovoce.client.keystore import FileKeystore
 from sottovoce.client.occasion import Occasion
@@ -79,6 +80,9 @@ def device(
     def clock() -> datetime:
         return datetime.now(UTC) + ahead
 
+    if not any((bundle, catalogue, consent, log)):
+        # A name that was mistyped would otherwise be a new phone, which knows no ad.
+        _require_phone(folder)
     written = _writer(trace, secret) if trace else None
     phone = opened(folder, key, policy, seed, clock(), approver)
     try:
@@ -138,6 +142,15 @@ def opened(
             settings,
             ticks=time.monotonic_ns,
             approvers=_believed(folder / APPROVER),
+        )
+
+
+def _require_phone(folder: Path) -> None:
+    """Refuse a folder that holds nothing of a phone, so that none is made by mistake."""
+    if not any((folder / name).exists() for name in (STORE, BUNDLES, CATALOGUE, CONSENT, LOG)):
+        raise DeviceError(
+            f"there is no phone in {folder}",
+            f"make one with `sottovoce data device --out {folder}`, or name --catalogue",
         )
 
 

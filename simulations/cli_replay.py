@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from sottovoce.client.catalogue import Catalogue, decode_catalogue
+from sottovoce.client.device import STORE
 from sottovoce.client.device_learning import NOTHING, Learnt
 from sottovoce.client.events import EventLog, decode_log
 from sottovoce.client.picker import Picker
@@ -105,8 +106,9 @@ def replay(
 
 def _of_device(folder: Path, policy: Path | None, now: datetime, written: Sequence[Trace]) -> _Now:
     """What a device picks with now, and what it had learnt by then; its folder is left as it was, but for repairs."""
-    if not folder.is_dir():
-        raise DeviceError(f"{folder}: no such folder", "name the DIR of `sottovoce device`")
+    # Opening anything else would make a new phone there, which remembers nothing to replay from.
+    if not (folder / STORE).is_dir():
+        raise DeviceError(f"no phone has decided anything in {folder}", "name the DIR of `sottovoce device`")
     device = opened(folder, None, policy, 0, now)
     try:
         learnt = tuple(

@@ -326,3 +326,17 @@ def test_a_terminal_is_greeted_asked_and_left_cleanly(folder):
     os.write(screen, b"\x04")
     assert running.wait(20) == 0
     os.close(screen)
+
+
+@pytest.mark.parametrize("command", ["device", "replay"])
+def test_a_name_that_was_mistyped_makes_no_phone(command, talk, call, tmp_path):
+    traces = tmp_path / "traces.jsonl"
+    talk("page sports 300x250", options=("--trace", traces))
+    for place in (tmp_path / "mistyped", tmp_path / "empty"):
+        if place.name == "empty":
+            place.mkdir()
+        words = ("device", place) if command == "device" else ("replay", traces, "--device", place)
+        code, _, err = call(*words, "--now", START)
+        assert code == 1
+        assert "phone" in err
+        assert not place.exists() or not list(place.iterdir())
