@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from sottovoce.client.catalogue import FeatureValue
 from sottovoce.client.decision import Decision
+from sottovoce.client.own_examples import page_context
 from sottovoce.client.request import Request
 from sottovoce.client.showing import moment_of
 from sottovoce.models.schema import FeatureSchema
@@ -48,8 +49,7 @@ class Pages:
         self._known.pop(request.id, None)
         if decision.mode != "personalised":
             return
-        told, wanted = request.ext.features, schema.context if schema else ()
-        features = {one.name: told[one.name] for one in wanted if one.source == "context" and one.name in told}
+        features = page_context(request, schema) if schema else {}
         self._known[request.id] = Page(features, moment_of(request, now).features)
         while len(self._known) > _MOST:
             self._known.popitem(last=False)

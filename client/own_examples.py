@@ -17,13 +17,11 @@ from sottovoce.client.catalogue import Catalogue, FeatureValue
 from sottovoce.client.controls import Controls, visible
 from sottovoce.client.events import Event, EventLog
 from sottovoce.client.examples import Examples
-from sottovoce.client.remembered import Remembered, remembered
+from sottovoce.client.remembered import RANK, Remembered, remembered
 from sottovoce.client.request import Request
 from sottovoce.client.taxonomy import sensitive
 from sottovoce.models.schema import FeatureSchema, Ids
 from sottovoce.models.topics import Topics
-
-_RANK = {"seen": 0, "click": 1, "conversion": 2}
 
 
 class OutcomeWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -114,7 +112,7 @@ def page_context(request: Request, schema: FeatureSchema) -> dict[str, FeatureVa
 
 def _labels(one: Remembered, schema: FeatureSchema) -> list[int]:
     """One for each head; a conversion counts as clicked, as it is given a click."""
-    return [int(_RANK[one.outcome] >= _RANK[head]) for head in schema.heads]
+    return [int(RANK[one.outcome] >= RANK[head]) for head in schema.heads]
 
 
 def _ads(kept: list[Remembered], catalogue: Catalogue, schema: FeatureSchema) -> tuple[Ids, Ids]:

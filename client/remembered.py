@@ -8,7 +8,8 @@ from sottovoce.client.events import Event, EventLog
 from sottovoce.client.taxonomy import sensitive
 
 Outcome = Literal["seen", "click", "conversion"]
-_RANK: dict[str, int] = {"seen": 0, "click": 1, "conversion": 2}
+RANK: dict[str, int] = {"seen": 0, "click": 1, "conversion": 2}
+"""Of what became of an impression, the higher counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,6 @@ def remembered(log: EventLog, catalogue: Catalogue, length: int) -> tuple[Rememb
             continue
         if event.event == "impression":
             found.append(Remembered(event, became.pop(event.crid, "seen")))
-        elif event.event != "dismiss" and _RANK[event.event] > _RANK[became.get(event.crid, "seen")]:
+        elif event.event != "dismiss" and RANK[event.event] > RANK[became.get(event.crid, "seen")]:
             became[event.crid] = event.event
     return tuple(reversed(found))

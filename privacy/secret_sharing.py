@@ -8,6 +8,7 @@ Source: Shamir 1979, "How to share a secret".
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 PRIME = 2**256 + 297
 """Least prime above 2**256."""
@@ -49,10 +50,11 @@ def split(
     return shares
 
 
-def weights(holders: Sequence[int], prime: int = PRIME) -> tuple[int, ...]:
+@lru_cache(maxsize=64)
+def weights(holders: tuple[int, ...], prime: int = PRIME) -> tuple[int, ...]:
     """By what each holder's share is multiplied so that the sum is the secret: Lagrange's polynomials at 0.
 
-    One set of holders serves any number of secrets, and the weights cost the square of their number.
+    They cost the square of the number of holders, who are public; one set serves any number of secrets.
 
     Raises:
         ValueError: a holder is named twice or is 0.
@@ -80,5 +82,5 @@ def combine(shares: Mapping[int, int], threshold: int, prime: int = PRIME) -> in
     """
     if len(shares) < threshold:
         raise ValueError(f"{len(shares)} shares, {threshold} are needed")
-    holders = sorted(shares)[:threshold]
+    holders = tuple(sorted(shares)[:threshold])
     return sum(weight * shares[one] for weight, one in zip(weights(holders, prime), holders, strict=True)) % prime

@@ -5,30 +5,20 @@ from typing import Literal
 
 from sottovoce.client.secure_messages import Shares
 from sottovoce.privacy.errors import AggregationError
-from sottovoce.privacy.secret_sharing import PRIME, SECRET_BYTES, weights
+from sottovoce.privacy.secret_sharing import PRIME, SECRET_BYTES, combine
 
 
-class Secrets:
-    """Secrets back from their shares; holders that come up again cost no new weights."""
-
-    def __init__(self, threshold: int) -> None:
-        self._threshold = threshold
-        self._weights: dict[tuple[int, ...], tuple[int, ...]] = {}
-
-    def recover(self, place: int, shares: Mapping[int, int]) -> bytes:
-        """32 bytes; raises AggregationError when there are too few shares, or when they agree on none."""
-        if len(shares) < self._threshold:
-            raise AggregationError(
-                f"{len(shares)} shares of node at place {place}, {self._threshold} are needed",
-                "nothing was learnt of anybody; ask anew",
-            )
-        holders = tuple(sorted(shares)[: self._threshold])
-        if holders not in self._weights:
-            self._weights[holders] = weights(holders)
-        secret = sum(w * shares[one] for w, one in zip(self._weights[holders], holders, strict=True)) % PRIME
-        if secret >> (8 * SECRET_BYTES):
-            raise false_share(place)
-        return secret.to_bytes(SECRET_BYTES, "big")
+def recover(place: int, shares: Mapping[int, int], threshold: int) -> bytes:
+    """32 bytes; raises AggregationError when there are too few shares, or when they agree on none."""
+    if len(shares) < threshold:
+        raise AggregationError(
+            f"{len(shares)} shares of node at place {place}, {threshold} are needed",
+            "nothing was learnt of anybody; ask anew",
+        )
+    secret = combine(shares, threshold)
+    if secret >> (8 * SECRET_BYTES):
+        raise false_share(place)
+    return secret.to_bytes(SECRET_BYTES, "big")
 
 
 def by_owner(answers: Mapping[int, Shares], which: Literal["seeds", "keys"]) -> dict[int, dict[int, int]]:

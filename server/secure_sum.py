@@ -36,7 +36,7 @@ from sottovoce.client.secure_sum import Registry, add_pair_mask, public_key, req
 from sottovoce.models.dsse import holds
 from sottovoce.privacy.errors import AggregationError, UpdateError
 from sottovoce.privacy.masks import Words, centred, mask, packed_bytes, unpack, word_type
-from sottovoce.server.recovered_secrets import Secrets, by_owner, false_share
+from sottovoce.server.recovered_secrets import by_owner, false_share, recover
 
 Ask = Callable[[str, Mapping[int, RecordDict]], Mapping[int, RecordDict]]
 """Sends one message of a type to each place and returns what came back, by place."""
@@ -165,17 +165,17 @@ class _Gathering:
         told = record(asked)
         answers = self._answers(UNMASK, dict.fromkeys(sorted(vectors), told), Shares, check, session.threshold)
         seeds, keys = by_owner(answers, "seeds"), by_owner(answers, "keys")
-        bits, known = session.encoding().bits, Secrets(session.threshold)
+        bits, threshold = session.encoding().bits, session.threshold
         total = np.zeros(session.size, word_type(bits))
         for vector in vectors.values():
             total += vector
         for place in vectors:
-            seed = known.recover(place, seeds.get(place, {}))
+            seed = recover(place, seeds.get(place, {}), threshold)
             if hashlib.sha256(seed).digest() != adverts[place].commitment:
                 raise false_share(place)
             total -= mask(seed, session.size, bits)
         for place in sorted(dropped):
-            key = known.recover(place, keys.get(place, {}))
+            key = recover(place, keys.get(place, {}), threshold)
             if public_key(key) != adverts[place].mask_key:
                 raise false_share(place)
             private = X25519PrivateKey.from_private_bytes(key)

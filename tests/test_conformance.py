@@ -415,7 +415,7 @@ MISTAKES = {
         "client.rotation", "sorted", lambda places, key: list(places), "decisions", "decisions",
     ),
     "a conversion ranks as a click": (
-        "client.remembered", "_RANK", {"seen": 0, "click": 1, "conversion": 1}, "features", "inputs",
+        "client.remembered", "RANK", {"seen": 0, "click": 1, "conversion": 1}, "features", "inputs",
     ),
     "every page counts": ("models.topics", "WINDOW", 10**6, "features", "topics"),
     "sensitive ads in the history": ("client.remembered", "sensitive", lambda *_: "", "features", "inputs"),
