@@ -171,7 +171,8 @@ def test_only_those_who_were_drawn_are_asked(tmp_path):
     with Campaign(tmp_path, nodes, plan(rate=0.4)) as campaign:
         cohort = campaign.plan.sampler().draw(SeededEntropy(0).generator("cohort of clip", 1))
         campaign.ask()
-    assert nodes.asked == cohort.tolist()
+    # Nodes run side by side, so that which of them is first is chance; that each is asked once is not.
+    assert sorted(nodes.asked) == cohort.tolist()
     assert 0 < len(cohort) < 8
 
 
